@@ -1,0 +1,1 @@
+//! The Tradewind data plane.
