@@ -1,1 +1,6 @@
-//! The Tradewind data plane.
+//! The Tradewind data plane: volumes to object storage and back.
+pub mod error;
+pub mod progress;
+pub mod store;
+
+pub use error::{Error, Kind, Result};
