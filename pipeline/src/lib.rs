@@ -1,5 +1,6 @@
 //! The Tradewind data plane: volumes to object storage and back.
 pub mod error;
+pub mod io;
 pub mod progress;
 pub mod store;
 
