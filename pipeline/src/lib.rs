@@ -1,8 +1,12 @@
 //! The Tradewind data plane: volumes to object storage and back.
+pub mod chunk;
 pub mod entry;
 pub mod error;
 pub mod hash;
+pub mod io;
+pub mod limits;
 pub mod pack;
+pub mod page;
 pub mod progress;
 pub mod seal;
 pub mod store;
