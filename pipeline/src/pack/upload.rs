@@ -200,7 +200,7 @@ impl Uploads {
             let _ = self.store.abort_upload(key, &upload).await;
         }
         self.record(key, None);
-        result.map(|_| ())
+        Ok(result.map(|_| ())?)
     }
 
     /// True when the pack is complete, false when its writer went away.
