@@ -2,6 +2,7 @@
 pub mod entry;
 pub mod error;
 pub mod hash;
+pub mod index;
 pub mod pack;
 pub mod progress;
 pub mod seal;
