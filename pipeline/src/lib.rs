@@ -1,14 +1,18 @@
 //! The Tradewind data plane: volumes to object storage and back.
+pub mod backup;
 pub mod chunk;
 pub mod entry;
 pub mod error;
 pub mod hash;
+pub mod index;
 pub mod io;
 pub mod limits;
 pub mod pack;
 pub mod page;
 pub mod progress;
+pub mod restore;
 pub mod seal;
+pub mod source;
 pub mod store;
 
 pub use error::{Error, Kind, Result};
