@@ -59,6 +59,20 @@ impl DirectFile {
         Ok(Self::from_file(file))
     }
 
+    /// Adds a direct descriptor to a file that others hold too; as [`DirectFile::from_file`].
+    pub fn from_shared(file: &Arc<File>) -> Self {
+        let direct = direct_alignment(file).and_then(|align| {
+            let flags = fcntl_getfl(file).ok()?;
+            Some((reopen(file, flags | OFlags::DIRECT).ok()?, align))
+        });
+        match direct {
+            Some((direct, align)) => {
+                Self { direct: Some(Arc::new(direct)), buffered: Arc::clone(file), align }
+            }
+            None => Self::buffered(Arc::clone(file)),
+        }
+    }
+
     /// Adds a direct descriptor to an open file, with the same access, if the file can have one. Takes any
     /// descriptor, however it was obtained; never fails, because the file as it is does for everything.
     pub fn from_file(file: File) -> Self {
