@@ -2,9 +2,14 @@
 pub mod entry;
 pub mod error;
 pub mod hash;
+pub mod manifest;
 pub mod pack;
 pub mod progress;
+pub mod repository;
 pub mod seal;
 pub mod store;
 
 pub use error::{Error, Kind, Result};
+
+/// Name and version of this program, as it is recorded in what it writes.
+pub const TOOL: &str = concat!("tradewind ", env!("CARGO_PKG_VERSION"));
