@@ -1,12 +1,14 @@
 //! The Tradewind data plane: volumes to object storage and back.
 pub mod entry;
 pub mod error;
+pub mod gc;
 pub mod hash;
 pub mod manifest;
 pub mod pack;
 pub mod progress;
 pub mod repository;
 pub mod seal;
+pub mod session;
 pub mod store;
 
 pub use error::{Error, Kind, Result};
