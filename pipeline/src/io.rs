@@ -41,3 +41,6 @@ pub use engine::{Engine, EngineChoice, EngineKind};
 pub use pool::Pool;
 pub use probe::{Probe, probe};
 pub use transfer::{Completion, Payload};
+
+#[cfg(test)]
+mod tests;

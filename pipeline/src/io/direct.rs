@@ -170,7 +170,10 @@ fn direct_alignment(file: &File) -> Option<usize> {
     if !seekable {
         return None;
     }
-    if let Ok(fs) = fstatfs(file) {
+    // Of a device the answer would be about the file system of its name: /dev is a tmpfs.
+    if kind.is_file()
+        && let Ok(fs) = fstatfs(file)
+    {
         #[expect(clippy::cast_sign_loss, reason = "a bit pattern; its type differs between architectures")]
         let kind = fs.f_type as u64;
         if kind == TMPFS || kind == RAMFS {

@@ -111,3 +111,6 @@ impl fmt::Debug for Pool {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,7 +151,11 @@ pub(super) struct Op {
     offset: u64,
     want: usize,
     done: usize,
-    failures: u32,
+    /// `EIO`s in a row.
+    broken: u32,
+    /// `EAGAIN`s in a row.
+    busy: u32,
+    /// The direct descriptor said `EINVAL`.
     refused: bool,
 }
 
@@ -174,7 +178,19 @@ impl Op {
         tag: u64,
     ) -> Self {
         let submitted = Instant::now();
-        Self { direction, file, payload, submitted, tag, offset, want, done: 0, failures: 0, refused: false }
+        Self {
+            direction,
+            file,
+            payload,
+            submitted,
+            tag,
+            offset,
+            want,
+            done: 0,
+            broken: 0,
+            busy: 0,
+            refused: false,
+        }
     }
 
     /// The outcome if no call is needed to know it: nothing to transfer, or a request that cannot be made.
@@ -217,16 +233,21 @@ impl Op {
             Ok(0) => return Step::Done(Err(io::ErrorKind::WriteZero.into())),
             Ok(n) => {
                 self.done += n.min(piece.len);
-                self.failures = 0;
+                (self.broken, self.busy) = (0, 0);
                 return if self.done == self.want { Step::Done(Ok(self.done)) } else { Step::Again };
             }
-            Err(Errno::INTR) => return Step::Again,
             Err(error) => error,
         };
-        self.failures += 1;
         match error {
-            Errno::AGAIN | Errno::CANCELED if self.failures <= AGAIN_RETRIES => Step::Pause,
-            Errno::IO if self.direction == Direction::Read && self.failures <= EIO_RETRIES => Step::Again,
+            Errno::INTR => Step::Again,
+            Errno::AGAIN | Errno::CANCELED if self.busy < AGAIN_RETRIES => {
+                self.busy += 1;
+                Step::Pause
+            }
+            Errno::IO if self.direction == Direction::Read && self.broken < EIO_RETRIES => {
+                self.broken += 1;
+                Step::Again
+            }
             Errno::INVAL if piece.way == Way::Direct => {
                 self.refused = true;
                 Step::Again
@@ -258,3 +279,6 @@ impl Op {
         Completion { tag: self.tag, buf: self.payload, offset: self.offset, result }
     }
 }
+
+#[cfg(test)]
+mod tests;
