@@ -122,13 +122,6 @@ impl Repository {
         VolumeKey(out)
     }
 
-    /// 64 bits that seed the chunker's gear table, the same for the life of the repository.
-    pub fn chunker_seed(&self) -> u64 {
-        let mut out = [0; 8];
-        self.master.derive_into("tradewind v1 chunker", &[], &mut out);
-        u64::from_le_bytes(out)
-    }
-
     /// The store's clock, in milliseconds since the Unix epoch.
     ///
     /// # Errors
