@@ -10,6 +10,7 @@
 pub mod key;
 pub mod local;
 pub mod rate;
+pub mod s3;
 
 use std::fmt;
 use std::ops::Range;
