@@ -172,6 +172,11 @@ impl Index {
         self.local.pending()
     }
 
+    /// False for a place in a pack that is about to be deleted: a chunk there must be stored anew.
+    pub fn allows(&self, at: Option<&Location>) -> bool {
+        at.is_none_or(|at| self.usable(at))
+    }
+
     /// Treats everything in `packs` as absent from now on: garbage collection is about to delete them.
     pub fn exclude(&self, packs: impl IntoIterator<Item = PackName>) {
         let mut excluded = self.excluded.write().unwrap_or_else(PoisonError::into_inner);

@@ -244,6 +244,10 @@ pub struct Manifest {
     pub started_ms: u64,
     /// End by the store's clock, in milliseconds since the Unix epoch. *(commit)*
     pub finished_ms: u64,
+    /// Start by the clock of the machine that ran it, in milliseconds since the Unix epoch. Compared with that
+    /// machine's change times to tell which files were left alone since, and with nothing else.
+    #[serde(default)]
+    pub local_started_ms: u64,
     /// Items that are not in the snapshot, all of them.
     #[serde(default)]
     pub skipped: u64,
@@ -288,6 +292,7 @@ impl Manifest {
             tags: BTreeMap::new(),
             started_ms: 0,
             finished_ms: 0,
+            local_started_ms: 0,
             skipped: 0,
             skipped_items: Vec::new(),
             statistics: Statistics::default(),

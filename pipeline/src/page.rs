@@ -14,8 +14,8 @@
 pub mod codec;
 pub mod entries;
 pub mod extents;
-//pub mod load;
-//pub mod walk;
+pub mod load;
+pub mod walk;
 
 use codec::{Reader, Writer};
 

@@ -90,17 +90,25 @@ pub struct EntryWalk {
     stack: Vec<(u8, std::vec::IntoIter<Child>)>,
     root: Option<PageRef>,
     page: std::vec::IntoIter<Entry>,
+    within: Vec<u8>,
 }
 
 impl EntryWalk {
     /// From the root of the tree to its last entry.
     pub fn forwards(loader: Arc<PageLoader>, root: PageRef) -> Self {
-        Self { loader, backwards: false, stack: vec![], root: Some(root), page: Vec::new().into_iter() }
+        Self { loader, backwards: false, stack: vec![], root: Some(root), page: Vec::new().into_iter(), within: vec![] }
     }
 
     /// From the last entry to the root of the tree: children before their parents.
     pub fn backwards(loader: Arc<PageLoader>, root: PageRef) -> Self {
         Self { backwards: true, ..Self::forwards(loader, root) }
+    }
+
+    /// Only the entry at `path` and what is below it; other pages are not loaded.
+    #[must_use]
+    pub fn within(mut self, path: &[u8]) -> Self {
+        self.within = path.to_vec();
+        self
     }
 
     /// The next entry, or `None` at the end.
@@ -129,19 +137,27 @@ impl EntryWalk {
             self.descend(root.level, &root.chunk)?;
         }
         loop {
-            let entry = if self.backwards { self.page.next_back() } else { self.page.next() };
-            if entry.is_some() {
-                return Ok(entry);
+            while let Some(entry) = if self.backwards { self.page.next_back() } else { self.page.next() } {
+                if is_within(&entry.path, &self.within) {
+                    return Ok(Some(entry));
+                }
             }
             let Some((level, children)) = self.stack.last_mut() else { return Ok(None) };
             let level = *level;
             let child = if self.backwards { children.next_back() } else { children.next() };
             match child {
                 None => drop(self.stack.pop()),
-                Some(child) if wanted(&child) => self.descend(level - 1, &child.chunk)?,
+                Some(child) if wanted(&child) && self.reaches(&child) => self.descend(level - 1, &child.chunk)?,
                 Some(_) => {}
             }
         }
+    }
+
+    /// True when something below `child` may be within the subtree: its range neither ends before it nor starts
+    /// behind it.
+    fn reaches(&self, child: &Child) -> bool {
+        let behind = compare(&child.first, &self.within) == Ordering::Greater && !is_within(&child.first, &self.within);
+        compare(&child.last, &self.within) != Ordering::Less && !behind
     }
 
     fn descend(&mut self, level: u8, chunk: &ChunkRef) -> Result<()> {
@@ -161,6 +177,11 @@ impl EntryWalk {
         }
         Ok(())
     }
+}
+
+/// True for the entry at `subtree` and those below it.
+fn is_within(path: &[u8], subtree: &[u8]) -> bool {
+    subtree.is_empty() || path.strip_prefix(subtree).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
 }
 
 /// Looks up entries by ascending path, for comparing a tree with its parent.
