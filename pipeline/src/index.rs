@@ -11,6 +11,9 @@
 //! Look-ups go from the bottom of this picture to its middle and never to the store. Memory does not depend on the
 //! size of the repository: the filters have a budget, and beyond it a look-up reads a page more often.
 
+mod filter;
+mod page;
+mod run;
 mod segment;
 mod session;
 
