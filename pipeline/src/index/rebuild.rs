@@ -62,7 +62,7 @@ impl Coverage {
         tail.extend_from_slice(&pack.id);
         tail.extend_from_slice(&pack.session.0);
         if tail.len() == BLOCK * NAME {
-            self.file.write_all_at(tail, u64::from(self.next) * (BLOCK * NAME) as u64).map_err(failed)?;
+            self.file.write_all_at(tail, at(self.next)).map_err(failed)?;
             tail.clear();
             self.blocks[part].push(self.next);
             self.next += 1;
@@ -79,13 +79,18 @@ impl Coverage {
         let mut names: Vec<PackName> = self.tails[part].chunks_exact(NAME).map(decode).collect();
         let mut block = [0; BLOCK * NAME];
         for number in &self.blocks[part] {
-            self.file.read_exact_at(&mut block, u64::from(*number) * block.len() as u64).map_err(failed)?;
+            self.file.read_exact_at(&mut block, at(*number)).map_err(failed)?;
             names.extend(block.chunks_exact(NAME).map(decode));
         }
         names.sort_unstable();
         names.dedup();
         Ok(names)
     }
+}
+
+/// Where a block is in the file.
+fn at(block: u32) -> u64 {
+    u64::from(block) * (BLOCK * NAME) as u64
 }
 
 fn decode(from: &[u8]) -> PackName {
