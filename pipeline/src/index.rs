@@ -11,12 +11,21 @@
 //! Look-ups go from the bottom of this picture to its middle and never to the store. Memory does not depend on the
 //! size of the repository: the filters have a budget, and beyond it a look-up reads a page more often.
 
+mod cache;
+mod filter;
+pub mod foreign;
+mod page;
+mod rebuild;
+mod run;
 mod segment;
 mod session;
+mod sync;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub use cache::CacheStats;
+pub use rebuild::{Coverage, Uncovered};
 pub use segment::{MAX_RECORDS, PackRow, Record, Segment, SegmentName};
 
 use crate::error::{Error, Result};
@@ -24,6 +33,7 @@ use crate::hash::{Id, ObjectType};
 use crate::pack::{Location, PackName, SessionId};
 use crate::seal::MasterKey;
 use crate::store::{Store, StoreErrorKind};
+use cache::Cache;
 use session::Session;
 
 /// How an [`Index`] uses this machine.
@@ -87,6 +97,7 @@ pub struct Index {
     generation: u32,
     session: Option<SessionId>,
     local: Session,
+    cache: Arc<Cache>,
     /// Packs that are about to be deleted, ascending.
     excluded: RwLock<Vec<PackName>>,
     /// Number of the next segment. Held for the whole of a flush.
@@ -114,7 +125,7 @@ impl Index {
         session: Option<SessionId>,
         config: IndexConfig,
     ) -> Result<(Self, SyncReport)> {
-        let _ = repository_id;
+        let (cache, report, next) = sync::open(&store, master, repository_id, session, &config).await?;
         let index = Self {
             store,
             master: master.clone(),
@@ -122,10 +133,11 @@ impl Index {
             generation: config.generation,
             session,
             local: Session::new(),
+            cache,
             excluded: RwLock::default(),
-            next: tokio::sync::Mutex::new(0),
+            next: tokio::sync::Mutex::new(next),
         };
-        Ok((index, SyncReport::default()))
+        Ok((index, report))
     }
 
     /// Where a chunk is. Never asks the store; at most reads a few pages of 4 KiB from the local cache.
@@ -209,8 +221,10 @@ impl Index {
             }
             let segment = Segment::new(&packs, &mut records)?;
             drop((packs, records));
-            self.write(&segment, &mut next).await?;
+            let name = self.write(&segment, &mut next).await?;
             self.local.stored(&batch);
+            let cache = Arc::clone(&self.cache);
+            sync::blocking(move || cache.add(name, segment)).await?;
             self.local.forget(&batch);
         }
         Ok(())
@@ -241,8 +255,13 @@ impl Index {
         }
     }
 
-    fn find_stored(&self, _kind: ObjectType, _id: &Id) -> Option<Location> {
-        None
+    /// Figures of the local cache.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    fn find_stored(&self, kind: ObjectType, id: &Id) -> Option<Location> {
+        self.cache.find(kind, id, |at| self.usable(at))
     }
 
     fn usable(&self, at: &Location) -> bool {
@@ -250,3 +269,4 @@ impl Index {
         excluded.binary_search(&at.pack).is_err()
     }
 }
+
