@@ -37,7 +37,7 @@ impl Set {
     /// Every set, in the order of the report.
     pub(crate) const ALL: [Self; 4] = [Self::Random, Self::Database, Self::Usr, Self::Image];
 
-    /// One entry, so is this set a block volume or a tree?
+    /// Is it backed up as one block volume, or as a tree?
     pub(crate) fn is_volume(self) -> bool {
         self != Self::Usr
     }
@@ -67,6 +67,11 @@ impl Scale {
     /// This share of `bytes`, in whole MiB and at least one.
     pub(crate) fn of(self, bytes: u64) -> u64 {
         (bytes / MIB * self.0 / self.1).max(1) * MIB
+    }
+
+    /// Is it everything?
+    pub(crate) fn is_whole(self) -> bool {
+        self.0 == self.1
     }
 
     /// Does the share include the thing that `number` stands for?
@@ -125,15 +130,6 @@ impl Source {
         self.folder().join(self.set.entry())
     }
 
-    /// Bytes of a restore that writes every hole.
-    pub(crate) fn full_size(&self) -> u64 {
-        match self.set {
-            Set::Random | Set::Database => self.scale.of(4 * GIB),
-            Set::Usr => self.scale.of(8 * GIB),
-            Set::Image => self.scale.of(20 * GIB),
-        }
-    }
-
     /// Makes the set unless it is there with the same parameters; leaves it unchanged (generation 0).
     pub(crate) fn prepare(&self) -> Result<()> {
         match fs::read_to_string(self.state_file()).unwrap_or_default() {
@@ -146,13 +142,13 @@ impl Source {
             fs::remove_dir_all(&self.home).with_context(|| format!("removing {}", self.home.display()))?;
         }
         fs::create_dir_all(self.folder())?;
+        let size = self.scale.of(4 * GIB);
         match self.set {
-            Set::Random => pages::create(Kind::Random, &self.entry(), self.full_size())?,
-            Set::Database => pages::create(Kind::Database, &self.entry(), self.full_size())?,
+            Set::Random => pages::create(Kind::Random, &self.entry(), size)?,
+            Set::Database => pages::create(Kind::Database, &self.entry(), size)?,
             Set::Usr => tree::copy(Path::new("/usr"), &self.entry(), self.scale)?,
-            Set::Image => image::create(&self.entry(), &self.home, self.full_size(), self.scale)?,
+            Set::Image => image::create(&self.entry(), &self.home, self.scale.of(20 * GIB), self.scale)?,
         }
-        rustix::fs::sync();
         self.mark("base")
     }
 
@@ -165,7 +161,6 @@ impl Source {
             Set::Usr => drop(tree::change(&self.entry(), Some(&self.home.join("undo")))?),
             Set::Image => image::swap(&self.entry(), &self.home, true)?,
         }
-        rustix::fs::sync();
         Ok(())
     }
 
@@ -177,7 +172,6 @@ impl Source {
             Set::Usr => tree::revert(&self.entry(), &self.home.join("undo"))?,
             Set::Image => image::swap(&self.entry(), &self.home, false)?,
         }
-        rustix::fs::sync();
         self.mark("base")
     }
 

@@ -39,7 +39,6 @@ impl Mount {
     }
 
     fn end(self) -> Result<()> {
-        rustix::fs::sync();
         done(Command::new("umount").arg(&self.0))?;
         std::mem::forget(self);
         Ok(())

@@ -5,7 +5,6 @@
 //! the raw results, `report` turns them into tables. It drives programs and links no part of tradewind.
 
 #![allow(clippy::print_stdout, reason = "a command line program that reports to its terminal")]
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails may panic"))]
 
 mod compare;
 mod data;
@@ -19,11 +18,11 @@ mod rounds;
 mod tools;
 mod tree;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::data::{Scale, Set, Source};
@@ -46,7 +45,7 @@ enum Command {
         #[command(flatten)]
         what: What,
     },
-    /// Measure; makes the data sets that are missing
+    /// Measure, and write the report; makes the data sets that are missing
     Run {
         #[command(flatten)]
         what: What,
@@ -62,23 +61,34 @@ enum Command {
         /// Seconds to wait for a quiet machine before each command
         #[arg(long, default_value_t = 60)]
         settle: u64,
+        /// Neither sync nor empty the page cache before each command: for trying out, not for figures
+        #[arg(long)]
+        warm: bool,
         /// The tradewind to measure, instead of the one beside this program or on PATH
         #[arg(long)]
         tradewind: Option<PathBuf>,
-        /// The raw results, JSON lines
-        #[arg(long, default_value = "perf/results.jsonl")]
-        raw: PathBuf,
+        /// The raw results, JSON lines [default: perf/results.jsonl at full scale, DIR/results.jsonl otherwise]
+        #[arg(long)]
+        raw: Option<PathBuf>,
+        /// The report [default: BENCHMARKS.md at full scale, DIR/BENCHMARKS.md otherwise]
+        #[arg(long)]
+        output: Option<PathBuf>,
     },
-    /// Write the report from the raw results
+    /// Write the report again from the raw results
     Report {
         /// The raw results, JSON lines
-        #[arg(long, default_value = "perf/results.jsonl")]
+        #[arg(long, default_value = RAW)]
         raw: PathBuf,
         /// The report
-        #[arg(long, default_value = "BENCHMARKS.md")]
+        #[arg(long, default_value = REPORT)]
         output: PathBuf,
     },
 }
+
+/// The raw results of a full measurement, kept in the project beside the report.
+const RAW: &str = "perf/results.jsonl";
+/// The report of a full measurement.
+const REPORT: &str = "BENCHMARKS.md";
 
 #[derive(Args)]
 struct What {
@@ -105,6 +115,17 @@ impl What {
     }
 }
 
+fn write_report(raw: &Path, output: &Path) -> Result<()> {
+    let results = Results::read(raw)?;
+    if results.runs.is_empty() {
+        bail!("{} holds no results", raw.display());
+    }
+    std::fs::write(output, report::render(&results)?)
+        .with_context(|| format!("writing {}", output.display()))?;
+    println!("raw results: {}\nreport: {}", raw.display(), output.display());
+    Ok(())
+}
+
 fn run(cli: Cli) -> Result<bool> {
     match cli.command {
         Command::Gen { what } => {
@@ -122,10 +143,15 @@ fn run(cli: Cli) -> Result<bool> {
             }
             Ok(true)
         }
-        Command::Run { what, tools: variants, repeat, resume, settle, tradewind, raw } => {
+        Command::Run { what, tools: variants, repeat, resume, settle, warm, tradewind, raw, output } => {
+            let dir = what.dir()?;
+            let whole = what.scale.is_whole();
+            let place = |name: &str, below: &str| if whole { name.into() } else { dir.join(below) };
+            let raw = raw.unwrap_or_else(|| place(RAW, "results.jsonl"));
+            let output = output.unwrap_or_else(|| place(REPORT, "BENCHMARKS.md"));
             let tools = Tools::find(tradewind.as_deref());
             let plan = Plan {
-                dir: what.dir()?,
+                dir,
                 scale: what.scale,
                 sets: what.only,
                 variants,
@@ -133,18 +159,17 @@ fn run(cli: Cli) -> Result<bool> {
                 raw,
                 resume,
                 patience: Duration::from_secs(settle),
+                cold: !warm,
             };
             let failed = rounds::run(&plan, &tools)?;
-            println!("raw results: {}", plan.raw.display());
+            write_report(&plan.raw, &output)?;
             if failed > 0 {
                 eprintln!("!!! {failed} rounds FAILED and have no figures");
             }
             Ok(failed == 0)
         }
         Command::Report { raw, output } => {
-            let results = Results::read(&raw)?;
-            std::fs::write(&output, report::render(&results)?)?;
-            println!("{}", output.display());
+            write_report(&raw, &output)?;
             Ok(true)
         }
     }

@@ -166,7 +166,7 @@ impl Machine {
             memory_gib: memory / f64::from(1 << 20),
             kernel: said("uname", &["-sr"]),
             system: field(&read("/etc/os-release"), "PRETTY_NAME", '='),
-            file_system: said("stat", &["-f", "-c", "%T", &dir.display().to_string()]),
+            file_system: said("findmnt", &["-n", "-o", "FSTYPE", "--target", &dir.display().to_string()]),
             root: rustix::process::geteuid().is_root(),
             scale: scale.to_string(),
             repeat,

@@ -89,15 +89,15 @@ fn expected(out: &mut String, results: &Results) -> fmt::Result {
 fn describe(set: Set) -> &'static str {
     match set {
         Set::Random => {
-            "one file of bytes that no codec makes smaller; changed: 2 % overwritten in place, one run of 8 to 504 KiB \
+            "One file of bytes that no codec makes smaller; changed: 2 % overwritten in place, one run of 8 to 504 KiB \
              at any 8 KiB page in every 12.5 MiB"
         }
-        Set::Database => "one file of slotted 8 KiB database pages (synthetic); changed like `random`",
+        Set::Database => "One file of slotted 8 KiB database pages (synthetic); changed like `random`",
         Set::Usr => {
-            "a copy of `/usr`; changed: 2 % of its files, half of them rewritten, a quarter removed, a quarter added"
+            "A copy of `/usr`; changed: 2 % of its files, half of them rewritten, a quarter removed, a quarter added"
         }
         Set::Image => {
-            "a sparse ext4 image with system files, a database and media, mostly empty; changed: 2 % of the files and \
+            "A sparse ext4 image with system files, a database and media, mostly empty; changed: 2 % of the files and \
              2 % of the database and the media, through the file system"
         }
     }
@@ -145,11 +145,12 @@ fn tables(out: &mut String, results: &Results, set: Set) -> fmt::Result {
             let (wall, cpu) = tradewind.unwrap_or((f64::NAN, f64::NAN));
             writeln!(
                 out,
-                "| {} | {} | {} | {} | {stored:.0} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} |",
                 row.variant,
                 with_range(row.wall()),
                 with_range(row.cpu()),
                 number(row.rss().median),
+                number(stored),
                 number(row.wall().median / wall),
                 number(row.cpu().median / cpu),
             )?;
@@ -211,7 +212,7 @@ fn method(out: &mut String, results: &Results) -> fmt::Result {
          is user and kernel time of the process and its children, from `wait4`; peak RSS likewise, of the largest \
          process. Writing back dirty pages after the fact is done by kernel threads and is in nobody's CPU figure.\n\
          - Source and repository are on the same disk. The page cache is emptied before each command; a tool's own \
-         cache is as its backup left it.\n\
+         cache is as its backup left it, and its program is loaded.\n\
          - After every restore all bytes are compared with the source, and for trees names, types, link targets, \
          modes, owners, times and hard links too. A round whose restore is wrong gives no figures.\n\
          - `tool` is the tool at its defaults, `tool-best` with the settings that suit this data; the commands are \
@@ -225,7 +226,7 @@ fn method(out: &mut String, results: &Results) -> fmt::Result {
 fn describe_machine(out: &mut String, machine: &Machine) -> fmt::Result {
     writeln!(
         out,
-        "- {}: {} x {}, {:.0} GiB of memory, {}, {}, {} file system, {}. {} rounds at scale {}.",
+        "- {}: {} x {}, {:.0} GiB of memory, {}, {}, {} file system, {}. Rounds: {}. Scale: {}.",
         machine.date,
         machine.processors,
         machine.processor,

@@ -24,6 +24,7 @@ pub(crate) struct Plan {
     pub(crate) raw: PathBuf,
     pub(crate) resume: bool,
     pub(crate) patience: Duration,
+    pub(crate) cold: bool,
 }
 
 /// Runs the plan; returns the number of rounds that failed.
@@ -47,7 +48,7 @@ pub(crate) fn run(plan: &Plan, tools: &Tools) -> Result<usize> {
         println!("{set}: preparing");
         source.prepare().with_context(|| format!("making the data set {set}"))?;
         let extent = source.extent()?;
-        enough_room(&plan.dir, source.full_size().max(extent.logical) + extent.allocated)?;
+        enough_room(&plan.dir, extent.logical + extent.allocated)?;
         let commands = variants.iter().map(|v| (*v, tools.commands(*v, *set))).collect();
         raw.append(&[Line::Data(Data { set: *set, extent, commands })])?;
         for repeat in 1..=plan.repeat {
@@ -71,6 +72,7 @@ pub(crate) fn run(plan: &Plan, tools: &Tools) -> Result<usize> {
     Ok(failed)
 }
 
+/// A repository and a restore that writes every hole must fit.
 fn enough_room(dir: &Path, needed: u64) -> Result<()> {
     let stat = rustix::fs::statvfs(dir)?;
     let free = stat.f_bavail * stat.f_frsize;
@@ -124,7 +126,7 @@ impl Round<'_> {
             measure::run(&step, &env, &log)?;
         }
         let measured = |operation, step: Step| -> Result<Run> {
-            let measured = measure::measure(&step, &env, &work, &log, self.plan.patience)?;
+            let measured = measure::measure(&step, &env, &work, &log, self.plan.patience, self.plan.cold)?;
             self.show(operation, &measured);
             Ok(Run {
                 set,

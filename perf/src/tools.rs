@@ -218,7 +218,9 @@ impl Tools {
     pub(crate) fn version(&self, tool: Tool) -> String {
         let Some(program) = self.paths.get(&tool) else { return "absent".to_owned() };
         let args = if matches!(tool, Tool::Tradewind | Tool::Restic) { "version" } else { "--version" };
-        says(program, &[args]).lines().next().unwrap_or_default().trim().to_owned()
+        let said = says(program, &[args]);
+        let line = said.lines().next().unwrap_or_default();
+        line.split(" build").next().unwrap_or_default().trim().to_owned()
     }
 
     fn step(&self, tool: Tool, folder: &Path, args: &[&str]) -> Step {
