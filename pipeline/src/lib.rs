@@ -18,6 +18,7 @@ pub mod seal;
 pub mod session;
 pub mod source;
 pub mod store;
+pub mod verify;
 
 pub use error::{Error, Kind, Result};
 

@@ -15,8 +15,6 @@ pub(crate) mod fetch;
 pub(crate) mod plan;
 mod sample;
 mod stream;
-pub mod target;
-mod tree;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -169,10 +167,7 @@ pub fn run(
     let sampled = match (manifest.kind, options.target) {
         (VolumeKind::Block, Target::Path(path)) => block::restore(&run, manifest, &path, options.overwrite)?,
         (VolumeKind::Block, Target::Stream(out)) => stream::restore(&run, manifest, out)?,
-        (VolumeKind::Tree, Target::Path(path)) => {
-            let select = tree::Select { subtree: options.subtree, includes: options.includes };
-            tree::restore(&run, manifest, &path, &select, options.overwrite, options.privileged)?
-        }
+        (VolumeKind::Tree, Target::Path(_)) => return Err(Error::Usage("later".into())),
         (VolumeKind::Tree, Target::Stream(_)) => {
             return Err(Error::Usage("a tree cannot be restored to a stream; `cat` gives single files".into()));
         }

@@ -19,12 +19,13 @@ pub struct ExtentWalk {
     root: Option<PageRef>,
     offset: u64,
     current: Option<(u64, Item)>,
+    lost: Option<(u64, u64)>,
 }
 
 impl ExtentWalk {
     /// Starts at the beginning of `root`.
     pub fn new(loader: Arc<PageLoader>, root: PageRef) -> Self {
-        Self { loader, stack: vec![], root: Some(root), offset: 0, current: None }
+        Self { loader, stack: vec![], root: Some(root), offset: 0, current: None, lost: None }
     }
 
     /// The next extent that ends after byte `from`, with the offset it starts at; subtrees before `from` are not
@@ -34,7 +35,7 @@ impl ExtentWalk {
     /// As [`PageLoader::load`].
     pub fn next_from(&mut self, from: u64) -> Result<Option<(u64, Item)>> {
         if let Some(root) = self.root.take() {
-            self.descend(root.level, &root.chunk)?;
+            self.enter(root.level, &root.chunk, root.len)?;
         }
         while let Some((level, items)) = self.stack.last_mut() {
             let level = *level;
@@ -44,7 +45,7 @@ impl ExtentWalk {
             };
             let start = self.offset;
             match item.chunk {
-                Some(chunk) if level > 0 && start + item.len > from => self.descend(level - 1, &chunk)?,
+                Some(chunk) if level > 0 && start + item.len > from => self.enter(level - 1, &chunk, item.len)?,
                 _ => {
                     self.offset += item.len;
                     if self.offset > from {
@@ -54,6 +55,20 @@ impl ExtentWalk {
             }
         }
         Ok(None)
+    }
+
+    /// After an error: offset and length in bytes of what could not be listed. The walk can go on behind it.
+    pub fn lost(&mut self) -> Option<(u64, u64)> {
+        self.lost.take()
+    }
+
+    fn enter(&mut self, level: u8, chunk: &ChunkRef, len: u64) -> Result<()> {
+        let result = self.descend(level, chunk);
+        if result.is_err() {
+            self.lost = Some((self.offset, len));
+            self.offset += len;
+        }
+        result
     }
 
     /// The chunk at exactly `offset` with exactly `len` bytes, asked for in ascending order.
@@ -91,17 +106,34 @@ pub struct EntryWalk {
     root: Option<PageRef>,
     page: std::vec::IntoIter<Entry>,
     within: Vec<u8>,
+    lost: Option<Lost>,
+}
+
+/// Entries that could not be listed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lost {
+    /// Path of the first of them.
+    pub first: Vec<u8>,
+    /// Path of the last of them; both are empty when it is the whole tree.
+    pub last: Vec<u8>,
+    /// Bytes of the files among them.
+    pub bytes: u64,
 }
 
 impl EntryWalk {
     /// From the root of the tree to its last entry.
     pub fn forwards(loader: Arc<PageLoader>, root: PageRef) -> Self {
-        Self { loader, backwards: false, stack: vec![], root: Some(root), page: Vec::new().into_iter(), within: vec![] }
+        Self { loader, backwards: false, stack: vec![], root: Some(root), page: Vec::new().into_iter(), within: vec![], lost: None }
     }
 
     /// From the last entry to the root of the tree: children before their parents.
     pub fn backwards(loader: Arc<PageLoader>, root: PageRef) -> Self {
         Self { backwards: true, ..Self::forwards(loader, root) }
+    }
+
+    /// After an error: what could not be listed. The walk can go on behind it.
+    pub fn lost(&mut self) -> Option<Lost> {
+        self.lost.take()
     }
 
     /// Only the entry at `path` and what is below it; other pages are not loaded.
@@ -133,8 +165,11 @@ impl EntryWalk {
     }
 
     fn next_where(&mut self, wanted: impl Fn(&Child) -> bool) -> Result<Option<Entry>> {
-        if let Some(root) = self.root.take() {
-            self.descend(root.level, &root.chunk)?;
+        if let Some(root) = self.root.take()
+            && let Err(error) = self.descend(root.level, &root.chunk)
+        {
+            self.lost = Some(Lost { bytes: root.len, ..Lost::default() });
+            return Err(error);
         }
         loop {
             while let Some(entry) = if self.backwards { self.page.next_back() } else { self.page.next() } {
@@ -147,7 +182,12 @@ impl EntryWalk {
             let child = if self.backwards { children.next_back() } else { children.next() };
             match child {
                 None => drop(self.stack.pop()),
-                Some(child) if wanted(&child) && self.reaches(&child) => self.descend(level - 1, &child.chunk)?,
+                Some(child) if wanted(&child) && self.reaches(&child) => {
+                    if let Err(error) = self.descend(level - 1, &child.chunk) {
+                        self.lost = Some(Lost { first: child.first, last: child.last, bytes: child.bytes });
+                        return Err(error);
+                    }
+                }
                 Some(_) => {}
             }
         }

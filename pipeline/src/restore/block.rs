@@ -12,6 +12,7 @@ use super::sample::Sample;
 use crate::error::{Error, Result};
 use crate::io::{Completion, Engine};
 use crate::manifest::Manifest;
+use crate::page::load::is_lost;
 use crate::page::walk::ExtentWalk;
 use crate::progress::{Counter, Progress, Station};
 
@@ -45,7 +46,19 @@ pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite
         drop(deliveries);
         let mut walk = ExtentWalk::new(run.loader(), root);
         let mut end = 0;
-        while let Some((offset, item)) = walk.next_from(end)? {
+        loop {
+            let (offset, item) = match walk.next_from(end) {
+                Ok(None) => break,
+                Ok(Some(next)) => next,
+                Err(error) if is_lost(&error) => {
+                    let (offset, len) = walk.lost().unwrap_or((end, manifest.size - end));
+                    run.damages.note(&[], offset, len, error)?;
+                    target.zero(offset, len)?;
+                    end = offset + len;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             end = offset + item.len;
             match item.chunk {
                 Some(chunk) => fetcher.want(chunk, (offset, item.len))?,
@@ -64,7 +77,7 @@ pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite
     planned?;
     target.sync()?;
     sample.check(|()| {
-        let file = target.file().direct_or_buffered().try_clone();
+        let file = target.file().buffered.try_clone();
         file.map(|f| (path.to_owned(), f)).map_err(|e| Error::target_io(path, "cannot read back", e))
     })
 }

@@ -18,7 +18,8 @@ use super::{Damages, Run};
 use crate::entry::{Content, Entry, EntryKind, Extent};
 use crate::error::{Error, FirstError, Result};
 use crate::manifest::Manifest;
-use crate::page::walk::{EntryWalk, ExtentWalk};
+use crate::page::load::is_lost;
+use crate::page::walk::{EntryWalk, ExtentWalk, Lost};
 use crate::progress::{Counter, Progress};
 use crate::source::tree::ExcludeSet;
 
@@ -98,12 +99,20 @@ pub(super) fn restore(
     run.shared.failure.take()?;
     planned?;
     let mut walk = EntryWalk::backwards(run.loader(), root).within(&select.subtree);
-    while let Some(entry) = walk.next()? {
-        if matches!(entry.kind, EntryKind::Directory { .. })
-            && let Some(entry) = select.place(entry)
-            && (select.wants(&entry) || target.exists(&entry.path))
-        {
-            target.finish_directory(&entry)?;
+    loop {
+        match walk.next() {
+            Ok(None) => break,
+            Ok(Some(entry)) => {
+                if matches!(entry.kind, EntryKind::Directory { .. })
+                    && let Some(entry) = select.place(entry)
+                    && (select.wants(&entry) || target.exists(&entry.path))
+                {
+                    target.finish_directory(&entry)?;
+                }
+            }
+            // Noted on the way forwards.
+            Err(error) if is_lost(&error) => {}
+            Err(error) => return Err(error),
         }
     }
     target.sync()?;
@@ -172,8 +181,19 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn plan(mut self, mut walk: EntryWalk, select: &Select) -> Result<()> {
-        while let Some(entry) = walk.next()? {
+        loop {
             self.run.shared.failure.check()?;
+            let entry = match walk.next() {
+                Ok(None) => break,
+                Ok(Some(entry)) => entry,
+                Err(error) if is_lost(&error) => {
+                    let Lost { first, last, bytes } = walk.lost().unwrap_or_default();
+                    let range = format!("{error}; lost with it: all entries to {}", String::from_utf8_lossy(&last));
+                    self.run.damages.note(&first, 0, bytes, Error::damaged("page", range))?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let Some(entry) = select.place(entry) else { continue };
             let directory = matches!(entry.kind, EntryKind::Directory { .. });
             self.above.retain(|d| is_below(&entry.path, &d.path));
@@ -260,10 +280,10 @@ impl Planner<'_> {
                             };
                             self.part(&open, offset, &extent)?;
                         }
-                        Err(error) if crate::page::load::is_lost(&error) => {
-                            let (path, size) = (&open.entry.path, open.entry.size);
-                            self.run.damages.note(path, end, size - end.min(size), error)?;
-                            break;
+                        Err(error) if is_lost(&error) => {
+                            let (offset, len) = walk.lost().unwrap_or((end, open.entry.size - end));
+                            self.run.damages.note(&open.entry.path, offset, len, error)?;
+                            end = offset + len;
                         }
                         Err(error) => return Err(error),
                     }

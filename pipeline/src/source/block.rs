@@ -91,16 +91,16 @@ impl BlockSource {
         if !self.sparse {
             return Ok(Some(from..self.size));
         }
-        let Some(start) = self.seek(Whence::Data(from), from)? else { return Ok(None) };
-        let start = start / chunk * chunk;
-        let mut end = start.max(from);
+        let Some(mut data) = self.seek(Whence::Data(from), from)? else { return Ok(None) };
+        let start = (data / chunk * chunk).max(from);
         loop {
-            let hole = self.seek(Whence::Hole(end), end)?.unwrap_or(self.size);
-            end = hole.next_multiple_of(chunk).min(self.size);
-            // Data that begins in the chunk where the last data ended, or right after it, belongs to the same range.
+            // The hole is looked for behind data: at the chunk's beginning there may be one already.
+            let hole = self.seek(Whence::Hole(data), data)?.unwrap_or(self.size);
+            let end = hole.next_multiple_of(chunk).min(self.size);
+            // Data that begins in the chunk behind, or right there, belongs to the same range.
             match self.seek(Whence::Data(end), end)? {
-                Some(data) if data < self.size && data / chunk * chunk <= end && end < self.size => {}
-                _ => return Ok(Some(start.max(from)..end)),
+                Some(next) if next < self.size && next / chunk * chunk == end => data = next,
+                _ => return Ok(Some(start..end)),
             }
         }
     }
