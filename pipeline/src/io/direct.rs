@@ -5,6 +5,11 @@
 //! that may be read or written directly is held by *two* descriptors: a direct one for aligned pieces and a buffered
 //! one for the rest (usually the last partial block, or everything). The `O_DIRECT` flag belongs to the open file,
 //! not to the call; toggling it under operations in flight would be a race, hence two.
+//!
+//! Both ways may be used on one file at a time as long as they do not meet in a page. Pieces that start aligned and all
+//! end aligned but the last (blocks of a volume) never do. Pieces with odd boundaries do: a direct write has to throw its
+//! range out of the page cache, and when it finds a neighbour's piece dirty there the kernel reports `EIO` at the next
+//! fsync. Write such files through [`buffered`](DirectFile::buffered) alone.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
@@ -194,11 +199,9 @@ fn direct_alignment(file: &File) -> Option<usize> {
 
 /// A second, independent open of the same file. Through /proc, because `dup` would share the flags.
 fn reopen(file: &File, flags: OFlags) -> rustix::io::Result<File> {
-    let access = flags & (OFlags::ACCMODE | OFlags::DIRECT | OFlags::NOATIME | OFlags::SYNC | OFlags::DSYNC);
+    let kept = OFlags::ACCMODE | OFlags::DIRECT | OFlags::NOATIME | OFlags::SYNC | OFlags::DSYNC;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let open = |flags| rustix::fs::open(&path, flags | OFlags::CLOEXEC, rustix::fs::Mode::empty());
-    let twin = open(access)?;
-    Ok(File::from(twin))
+    rustix::fs::open(path, (flags & kept) | OFlags::CLOEXEC, rustix::fs::Mode::empty()).map(File::from)
 }
 
 #[cfg(test)]

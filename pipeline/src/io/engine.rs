@@ -119,7 +119,8 @@ impl Engine {
     }
 
     /// Submits a read of `len` bytes (at most the buffer's capacity) at `offset`. It completes with fewer bytes only
-    /// at the end of the file. From a pipe or socket, where `offset` means nothing, submit one read at a time.
+    /// at the end of the file. From a pipe or socket, where `offset` means nothing, submit one read at a time, and
+    /// have the descriptor blocking: `EAGAIN` is waited out for a tenth of a second only.
     pub fn read(&mut self, file: &Arc<File>, offset: u64, len: usize, buf: Buf, tag: u64) {
         self.submit(Op::read(DirectFile::buffered(Arc::clone(file)), offset, len, buf, tag));
     }
@@ -140,7 +141,8 @@ impl Engine {
     }
 
     /// Like [`write`](Self::write) and [`write_bytes`](Self::write_bytes), past the page cache as far as alignment
-    /// allows. An unaligned tail goes through the page cache: sync the buffered descriptor too.
+    /// allows. An unaligned tail goes through the page cache: sync afterwards, as always. For files written in pieces
+    /// that are aligned but for the last; see [`DirectFile`].
     pub fn write_direct(&mut self, file: &DirectFile, offset: u64, data: impl Into<Payload>, tag: u64) {
         self.submit(Op::write(file.clone(), offset, data.into(), tag));
     }
@@ -163,7 +165,7 @@ impl Engine {
     /// Buffers registered with the kernel so far. 0 for pread.
     pub fn registered(&self) -> usize {
         match &self.inner {
-            Inner::Uring(ring) => ring.registered().0,
+            Inner::Uring(ring) => ring.registered(),
             Inner::Pread(_) => 0,
         }
     }
@@ -178,12 +180,12 @@ impl Engine {
         self.reap(false)
     }
 
-    fn submit(&mut self, op: Op) {
+    fn submit(&mut self, op: Result<Op, Completion>) {
         self.in_flight += 1;
-        if let Some(result) = op.settled() {
-            self.settled.push_back(op.complete(result));
-            return;
-        }
+        let op = match op {
+            Ok(op) => op,
+            Err(completion) => return self.settled.push_back(completion),
+        };
         self.depth.submitted(self.in_flight, op.submitted);
         match &mut self.inner {
             Inner::Uring(ring) => ring.submit(op),

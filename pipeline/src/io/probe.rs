@@ -15,7 +15,7 @@ use rustix::process::{Resource, getrlimit};
 use super::direct::DirectFile;
 use super::engine::{EngineChoice, EngineKind};
 use super::pool::Pool;
-use super::transfer::Op;
+use super::transfer::{Completion, Op};
 use super::uring::Ring;
 use crate::error::{Error, Result};
 
@@ -54,8 +54,8 @@ fn try_uring() -> std::result::Result<String, String> {
     let file = DirectFile::buffered(Arc::new(File::from(file)));
     let mut sent = pool.take();
     sent.fill_from(b"through the ring");
-    let mut run = |op| {
-        ring.submit(op);
+    let mut run = |op: std::result::Result<Op, Completion>| {
+        ring.submit(op.map_err(|_| "it cannot be tried".to_owned())?);
         match ring.reap(true) {
             Some((op, Ok(n))) => Ok(op.complete(Ok(n))),
             Some((_, Err(e))) => Err(explain(&e, &Surroundings::look())),
@@ -68,7 +68,7 @@ fn try_uring() -> std::result::Result<String, String> {
         return Err("it read back other bytes than it wrote".to_owned());
     }
     let registered = match (ring.registered(), memlock()) {
-        ((0, _), limit) => format!("no registered buffers, RLIMIT_MEMLOCK is {limit}"),
+        (0, limit) => format!("no registered buffers, RLIMIT_MEMLOCK is {limit}"),
         (_, limit) => format!("buffers registered up to RLIMIT_MEMLOCK, {limit}"),
     };
     Ok(format!("io_uring works ({}; {registered})", ring.flavour().describe()))

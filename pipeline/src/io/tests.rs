@@ -309,8 +309,13 @@ fn dropping_waits_for_what_the_kernel_has_begun(kind: EngineKind) {
     let pool = Pool::new(4096, 1).unwrap();
     let mut engine = engine(kind, 4, &pool);
     engine.read(&file, 0, 5, pool.take(), 1);
-    // A pread thread must have taken the operation up before it counts as begun.
-    std::thread::sleep(Duration::from_millis(50));
+    if kind == EngineKind::Pread {
+        // Submitting only queues here: the operation has begun when the first bytes are gone.
+        writer.write_all(b"12").unwrap();
+        while rustix::io::ioctl_fionread(&file).unwrap() > 0 {
+            std::thread::yield_now();
+        }
+    }
     let written = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

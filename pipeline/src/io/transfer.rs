@@ -160,13 +160,27 @@ pub(super) struct Op {
 }
 
 impl Op {
-    pub(super) fn read(file: DirectFile, offset: u64, len: usize, buf: Buf, tag: u64) -> Self {
-        Self::new(Direction::Read, file, offset, len, Payload::Buf(buf), tag)
+    /// A read of `len` bytes, or at once its completion if no call is needed to know it.
+    pub(super) fn read(
+        file: DirectFile,
+        offset: u64,
+        len: usize,
+        buf: Buf,
+        tag: u64,
+    ) -> Result<Self, Completion> {
+        let fits = len <= buf.capacity();
+        let op = Self::new(Direction::Read, file, offset, len, Payload::Buf(buf), tag);
+        if fits { op.checked() } else { Err(op.refuse("read longer than its buffer")) }
     }
 
-    pub(super) fn write(file: DirectFile, offset: u64, payload: Payload, tag: u64) -> Self {
-        let len = payload.len();
-        Self::new(Direction::Write, file, offset, len, payload, tag)
+    /// A write of all of `payload`, or at once its completion if no call is needed to know it.
+    pub(super) fn write(
+        file: DirectFile,
+        offset: u64,
+        payload: Payload,
+        tag: u64,
+    ) -> Result<Self, Completion> {
+        Self::new(Direction::Write, file, offset, payload.len(), payload, tag).checked()
     }
 
     fn new(
@@ -193,24 +207,21 @@ impl Op {
         }
     }
 
-    /// The outcome if no call is needed to know it: nothing to transfer, or a request that cannot be made.
-    pub(super) fn settled(&self) -> Option<io::Result<usize>> {
-        let invalid = |what: &str| Some(Err(io::Error::new(io::ErrorKind::InvalidInput, what.to_owned())));
-        match &self.payload {
-            Payload::Buf(buf) if self.direction == Direction::Read && self.want > buf.capacity() => {
-                return invalid("read longer than its buffer");
-            }
-            _ => {}
-        }
+    fn checked(self) -> Result<Self, Completion> {
         // The kernel's offsets are signed, and an io_uring takes -1 for "wherever the file's position is".
         let end = u64::try_from(self.want).ok().and_then(|want| self.offset.checked_add(want));
         if end.and_then(|end| i64::try_from(end).ok()).is_none() {
-            return invalid("offset beyond the largest file");
+            return Err(self.refuse("offset beyond the largest file"));
         }
-        (self.want == 0).then_some(Ok(0))
+        if self.want == 0 { Err(self.complete(Ok(0))) } else { Ok(self) }
     }
 
-    /// The call to make next.
+    fn refuse(self, what: &str) -> Completion {
+        self.complete(Err(io::Error::new(io::ErrorKind::InvalidInput, what)))
+    }
+
+    /// The call to make next. It is not empty and lies within the payload: the capacity of a read's buffer, the valid
+    /// bytes of what is written.
     pub(super) fn next(&self) -> Piece {
         let offset = self.offset + self.done as u64;
         let len = (self.want - self.done).min(CALL_MAX);
@@ -262,9 +273,11 @@ impl Op {
 
     /// Stands in for an operation whose memory cannot be handed back.
     pub(super) fn ghost(&self) -> Self {
-        let mut ghost = Self::write(self.file.clone(), self.offset, Bytes::new().into(), self.tag);
-        ghost.submitted = self.submitted;
-        ghost
+        let none = Bytes::new().into();
+        Self {
+            submitted: self.submitted,
+            ..Self::new(Direction::Write, self.file.clone(), self.offset, 0, none, self.tag)
+        }
     }
 
     fn at_end(&self, piece: Piece) -> bool {

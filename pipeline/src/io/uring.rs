@@ -122,6 +122,7 @@ impl Ring {
         }
         let table = pool.map(|pool| {
             let seats = pool.count().min(TABLE_MAX);
+            // Linux 5.19; before, all buffers would have to be registered, and so touched, at once.
             let open = ring.submitter().register_buffers_sparse(u32::try_from(seats).unwrap_or(0)).is_ok();
             Table { pool: pool.clone(), seats: vec![Seat::Unseen; seats], open }
         });
@@ -144,11 +145,10 @@ impl Ring {
         self.flavour
     }
 
-    /// Pool buffers that are registered now, and whether more would be tried.
-    pub(super) fn registered(&self) -> (usize, bool) {
-        self.table.as_ref().map_or((0, false), |table| {
-            (table.seats.iter().filter(|seat| **seat == Seat::Registered).count(), table.open)
-        })
+    /// Number of pool buffers that are registered now.
+    pub(super) fn registered(&self) -> usize {
+        let seats = self.table.iter().flat_map(|table| &table.seats);
+        seats.filter(|seat| **seat == Seat::Registered).count()
     }
 
     fn in_kernel(&self) -> usize {
@@ -245,8 +245,8 @@ impl Ring {
         let entry = entry.flags(flags).user_data(place as u64);
         // There is room: the queue has at least `depth` entries, one for each operation in the kernel.
         // SAFETY: descriptor and memory belong to the operation in `ops[place]`, which stays there, untouched, until
-        // the completion of this entry has been seen. `next` keeps piece.start + piece.len within the memory: a
-        // read's within the capacity of a buffer that nobody else refers to, a write's within its valid bytes.
+        // the completion of this entry has been seen. `next` keeps piece.start + piece.len within the memory: of a
+        // read, within the capacity of a buffer that nobody else refers to; of a write, within its valid bytes.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         if pushed.is_err() {
             self.abandon("the submission queue of the io_uring is full");
@@ -385,16 +385,17 @@ impl Table {
 
 fn build(entries: u32) -> io::Result<(IoUring, Flavour)> {
     let mut deferred = IoUring::builder();
-    deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_r_disabled().dontfork();
+    deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
     let mut cooperative = IoUring::builder();
-    cooperative.setup_coop_taskrun().setup_taskrun_flag().setup_r_disabled().dontfork();
-    let mut plain = IoUring::builder();
-    plain.setup_r_disabled().dontfork();
-    let attempts =
-        [(deferred, Flavour::Deferred), (cooperative, Flavour::Cooperative), (plain, Flavour::Plain)];
+    cooperative.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();
+    let attempts = [
+        (deferred, Flavour::Deferred),
+        (cooperative, Flavour::Cooperative),
+        (IoUring::builder(), Flavour::Plain),
+    ];
     let mut refusal = Errno::NOSYS.into();
     for (mut builder, flavour) in attempts {
-        match builder.setup_submit_all().build(entries) {
+        match builder.setup_r_disabled().dontfork().build(entries) {
             Ok(ring) => return Ok((ring, flavour)),
             // Only "I do not know these flags" makes another try with fewer of them sensible.
             Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => refusal = e,

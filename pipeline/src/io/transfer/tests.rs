@@ -22,11 +22,11 @@ fn pool() -> Pool {
 }
 
 fn read_op(pool: &Pool) -> Op {
-    Op::read(buffered(), 0, 8192, pool.take(), 7)
+    Op::read(buffered(), 0, 8192, pool.take(), 7).unwrap()
 }
 
 fn write_op() -> Op {
-    Op::write(buffered(), 0, Bytes::from_static(&[1; 8192]).into(), 7)
+    Op::write(buffered(), 0, Bytes::from_static(&[1; 8192]).into(), 7).unwrap()
 }
 
 fn failure(step: Step) -> Errno {
@@ -92,7 +92,7 @@ fn other_errors_are_final() {
 #[test]
 fn a_refused_direct_transfer_goes_through_the_cache_from_there_on() {
     let pool = pool();
-    let mut op = Op::read(direct(), 4096, 20_000, pool.take(), 7);
+    let mut op = Op::read(direct(), 4096, 20_000, pool.take(), 7).unwrap();
     assert_eq!(op.next(), Piece { way: Way::Direct, offset: 4096, start: 0, len: 16_384 });
     assert!(matches!(op.advance(Ok(4096)), Step::Again));
     assert!(matches!(op.advance(Err(Errno::INVAL)), Step::Again));
@@ -104,7 +104,7 @@ fn a_refused_direct_transfer_goes_through_the_cache_from_there_on() {
 fn one_call_moves_no_more_than_the_kernel_would() {
     // No memory is touched: only sizes are asked for.
     let pool = Pool::new(5 << 30, 1).unwrap();
-    let mut op = Op::read(direct(), 0, (4 << 30) + 5, pool.take(), 7);
+    let mut op = Op::read(direct(), 0, (4 << 30) + 5, pool.take(), 7).unwrap();
     assert_eq!(op.next(), Piece { way: Way::Direct, offset: 0, start: 0, len: CALL_MAX });
     assert!(matches!(op.advance(Ok(CALL_MAX)), Step::Again));
     assert!(matches!(op.advance(Ok(CALL_MAX)), Step::Again));
@@ -117,20 +117,21 @@ fn one_call_moves_no_more_than_the_kernel_would() {
 #[test]
 fn impossible_requests_are_settled_without_a_call() {
     let pool = pool();
-    let kind = |op: &Op| op.settled().map(|r| r.map_err(|e| e.kind()));
+    let settled = |op: Result<Op, Completion>| op.err().map(|c| c.result.map_err(|e| e.kind()));
     let invalid = Some(Err(io::ErrorKind::InvalidInput));
-    assert_eq!(kind(&Op::read(buffered(), 0, 65_537, pool.take(), 0)), invalid);
-    assert_eq!(kind(&Op::read(buffered(), u64::MAX, 1, pool.take(), 0)), invalid);
-    assert_eq!(kind(&Op::read(buffered(), i64::MAX as u64, 1, pool.take(), 0)), invalid);
-    assert_eq!(kind(&Op::read(buffered(), 5, 0, pool.take(), 0)), Some(Ok(0)));
-    assert_eq!(kind(&Op::write(buffered(), 5, Bytes::new().into(), 0)), Some(Ok(0)));
-    assert_eq!(kind(&Op::read(buffered(), 0, 65_536, pool.take(), 0)), None);
+    assert_eq!(settled(Op::read(buffered(), 0, 65_537, pool.take(), 0)), invalid);
+    assert_eq!(settled(Op::read(buffered(), u64::MAX, 1, pool.take(), 0)), invalid);
+    assert_eq!(settled(Op::read(buffered(), i64::MAX as u64, 1, pool.take(), 0)), invalid);
+    assert_eq!(settled(Op::read(buffered(), 5, 0, pool.take(), 0)), Some(Ok(0)));
+    assert_eq!(settled(Op::write(buffered(), 5, Bytes::new().into(), 0)), Some(Ok(0)));
+    assert_eq!(settled(Op::read(buffered(), 0, 65_536, pool.take(), 0)), None);
+    assert_eq!(pool.available(), 1);
 }
 
 #[test]
 fn a_failed_read_hands_back_an_empty_buffer() {
     let pool = pool();
-    let completion = Op::read(buffered(), 3, 10, pool.take(), 9).complete(Err(Errno::IO.into()));
+    let completion = Op::read(buffered(), 3, 10, pool.take(), 9).unwrap().complete(Err(Errno::IO.into()));
     assert_eq!((completion.tag, completion.offset, completion.buf.len()), (9, 3, 0));
 }
 
@@ -197,10 +198,11 @@ impl Moody {
         }
     }
 
-    fn run(&mut self, mut op: Op) -> Completion {
-        if let Some(result) = op.settled() {
-            return op.complete(result);
-        }
+    fn run(&mut self, op: Result<Op, Completion>) -> Completion {
+        let mut op = match op {
+            Ok(op) => op,
+            Err(completion) => return completion,
+        };
         loop {
             let answer = self.call(&mut op);
             if let Step::Done(result) = op.advance(answer) {
