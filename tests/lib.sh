@@ -60,6 +60,7 @@ tw_undo_later() { echo "$*" >>"$(work_dir)/undo"; }
 loop_dev() {
     local file sector=${2:-512} dev try
     require_root "loop_dev"
+    [ -f "$1" ] || fail "loop_dev: $1 is no file"
     file=$(realpath -- "$1")
     for try in 1 2 3 4 5 6 7 8 9 10; do
         dev=$(losetup --find 2>/dev/null) || fail "no loop devices here (is /dev/loop-control missing?)"
@@ -95,7 +96,7 @@ loop_fs() {
     xfs) out=$(mkfs.xfs -q -f "$dev" 2>&1) ;;
     btrfs) out=$(mkfs.btrfs -q -f "$dev" 2>&1) ;;
     *) fail "loop_fs: unknown kind '$kind' (ext4, xfs, btrfs)" ;;
-    esac || fail "mkfs.$kind on $dev ($size): $out"
+    esac || fail "mkfs.$kind on $dev ($size): ${out%%$'\n'*}"
     dir=$(mktemp -d -p "$work" "$kind.XXXXXX")
     mount_at "$dir" -o "$options" "$dev"
     chmod 0755 "$dir"

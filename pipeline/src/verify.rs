@@ -157,8 +157,8 @@ async fn manifests(
     report.snapshots = snapshots.len() as u64;
     for missing in catalog::check_chain(repository, None).await?.missing {
         let why = format!("is missing: snapshot {} names it as its predecessor", missing.named_by);
-        let at = SnapshotKey { volume: repository.volume_key(&missing.volume), id: missing.missing };
-        report.damages.push(whole(Some(missing.missing), at.key(), why));
+        let at = missing.missing;
+        report.damages.push(whole(Some(at.id), at.key(), why));
     }
     for id in &options.expect {
         match catalog::find(repository, &Filter::default(), id).await {

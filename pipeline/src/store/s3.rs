@@ -47,6 +47,9 @@ pub struct S3Config {
     pub path_style: bool,
     /// Certificates (PEM) to trust at the endpoint instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// Take credentials from this file alone (the format of `~/.aws/credentials`; the profile is that of
+    /// `AWS_PROFILE`, or `default`).
+    pub credentials_file: Option<PathBuf>,
 }
 
 /// A [`Store`] in a bucket. Cheap to clone.
@@ -62,7 +65,7 @@ pub struct S3Store {
 
 impl S3Store {
     /// Makes a client; sends no request to the endpoint yet. Fails with [`Error::Usage`](crate::Error::Usage) when
-    /// the CA file is not one.
+    /// the CA file or the file of credentials is not one.
     pub async fn connect(config: &S3Config) -> Result<Self> {
         let (client, tls) = Box::pin(connect::client(config)).await?;
         let prefix = config.prefix.trim_matches('/');

@@ -22,6 +22,8 @@ pub struct Options {
     pub path_style: bool,
     /// Certificates (PEM) to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// S3 credentials come from this file alone, instead of environment, profiles and instance.
+    pub credentials_file: Option<PathBuf>,
 }
 
 /// A place for a repository, parsed.
@@ -84,6 +86,7 @@ pub async fn open(url: &str, options: &Options) -> Result<Arc<dyn Store>> {
                 region: options.region.clone(),
                 path_style: options.path_style,
                 ca_file: options.ca_file.clone(),
+                credentials_file: options.credentials_file.clone(),
             };
             Ok(Arc::new(S3Store::connect(&config).await?))
         }

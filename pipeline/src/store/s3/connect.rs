@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::{BehaviorVersion, Region};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -38,6 +40,14 @@ pub(super) async fn client(config: &S3Config) -> Result<(Client, bool)> {
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http_client(anywhere)?);
     if let Some(region) = &config.region {
         loader = loader.region(Region::new(region.clone()));
+    }
+    if let Some(file) = &config.credentials_file {
+        // The provider would report a file that is missing as credentials that are.
+        std::fs::File::open(file)
+            .map_err(|e| Error::Usage(format!("file of credentials {}: {e}", file.display())))?;
+        let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, file).build();
+        loader = loader
+            .credentials_provider(ProfileFileCredentialsProvider::builder().profile_files(files).build());
     }
     let shared = loader.load().await;
     let endpoint = config.endpoint.as_deref().or(shared.endpoint_url()).map(str::to_owned);
