@@ -192,6 +192,15 @@ impl Index {
         excluded.dedup();
     }
 
+    /// True when a chunk that the parent snapshot has at `at` may be referred to again. Without a location only while
+    /// nothing is excluded, since nobody can tell which pack it is in.
+    pub fn allows(&self, at: Option<&Location>) -> bool {
+        match at {
+            Some(at) => self.usable(at),
+            None => self.excluded.read().unwrap_or_else(PoisonError::into_inner).is_empty(),
+        }
+    }
+
     /// Writes segments for all packs that were finished before the call, then moves their chunks from memory to the
     /// local cache. Any number of callers at the same time. Given up half way or failed, it loses nothing: the next
     /// flush does the rest.
@@ -265,3 +274,5 @@ impl Index {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -138,6 +138,8 @@ async fn list(store: &dyn Store, report: &mut SyncReport) -> Result<Vec<Listed>>
 
 /// Drops runs that cover a segment which is gone from the store, and marks what the others cover.
 fn drop_vanished(locked: &mut Locked, listed: &mut [Listed]) {
+    // The last process may have had more disk space. What cannot be written down now will be found again.
+    let _ = locked.shrink();
     let place = |name: &SegmentName| listed.binary_search_by_key(name, |l| l.name);
     let mut cached = vec![false; listed.len()];
     let mut keep = Vec::new();
@@ -149,7 +151,6 @@ fn drop_vanished(locked: &mut Locked, listed: &mut [Listed]) {
             keep.push(run.path().to_owned());
         }
     }
-    // If this cannot be written down now, the next process finds the same.
     let _ = locked.retain(|run| keep.iter().any(|k| k == run.path()));
     listed.iter_mut().zip(cached).for_each(|(l, cached)| l.cached = cached);
 }
