@@ -244,7 +244,7 @@ impl Batch {
         let (locked, written) = blocking(move || {
             let mut written = if self.segments.is_empty() { Ok(()) } else { locked.add(&self.segments) };
             drop(self);
-            if locked.runs().len() % MERGE_AFTER == 0 {
+            if locked.runs().len() >= MERGE_AFTER {
                 written = written.and_then(|()| locked.compact());
             }
             (locked, written)

@@ -169,7 +169,7 @@ fn damaged_and_missing_segments_are_values_and_can_be_rebuilt() {
             if page.is_empty() {
                 break;
             }
-            found.extend(page.into_iter().map(|(name, size)| (name, size)));
+            found.extend(page);
         }
         let expected = [chunk(11, 0).2.pack, chunk(20, 0).2.pack, lone];
         assert_eq!(found, expected.into_iter().map(|p| (p, 100)).collect());
