@@ -120,6 +120,12 @@ fn several_indexes_in_one_process_share_a_cache() {
     });
     let (index, report) = block_on(open(dir.path(), 100));
     assert_eq!((report.segments, report.fetched), (60, 0));
-    assert_eq!(index.cache_stats().records, 6000);
+    // A segment that one index fetched just before its writer added it is there twice, until runs are merged.
+    assert!(index.cache_stats().records >= 6000);
+    for pack in (1..=4).flat_map(|session| session * 1000..session * 1000 + 15) {
+        for (kind, id, at) in (0..100).map(|n| chunk(pack, pack * 1000 + n)) {
+            assert_eq!(index.find(kind, &id), Some(at));
+        }
+    }
     assert!(index.cache_stats().runs <= 24);
 }
