@@ -1,9 +1,67 @@
 //! Packs: sealed chunks back to back, then an encrypted table of them, then a fixed trailer. Never changed.
+//!
+//! ```text
+//!  0  magic        8  "TWINDPAK"
+//!  8  format       2  little-endian, 1
+//! 10  class        1  1 data, 2 metadata
+//! 11  flags        1  0
+//! 12  epoch        4  key epoch
+//! 16  pack id     16  random; also in the name
+//! 32  session     12  also in the name
+//! 44  reserved     4  0
+//! 48  commitment  16  of the pack's key
+//! 64  frames: ciphertext and tag (16) each, back to back
+//!     table: AEAD over records of 46 bytes (id 32, type 1, codec 1, offset 4, stored 4, length 4), nonce 2^32-1,
+//!            associated data: the header
+//!     table length 4 (tag included), frames 4, magic 8 "TWINDEND"
+//! ```
+
+pub mod reader;
+pub mod upload;
+pub mod writer;
 
 use std::fmt;
 
 /// Version of the pack format.
 pub const FORMAT: u16 = 1;
+
+/// Bytes of a pack's header.
+pub const HEADER: usize = 64;
+
+/// Bytes of a pack's trailer.
+pub const TRAILER: usize = 16;
+
+/// Bytes of a record of a pack's table.
+pub const RECORD: usize = 46;
+
+/// Packs are finished when they reach this many bytes.
+pub const PACK_BYTES: u64 = 64 << 20;
+
+const MAGIC: &[u8; 8] = b"TWINDPAK";
+const END_MAGIC: &[u8; 8] = b"TWINDEND";
+
+/// What a pack holds. Data and metadata never share one, so that metadata can be cached and listed cheaply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Class {
+    /// Chunks of volumes and files.
+    Data = 1,
+    /// Pages.
+    Metadata = 2,
+}
+
+/// The header of pack `name`.
+fn header(name: &PackName, class: u8, epoch: u32, commitment: &[u8; 16]) -> [u8; HEADER] {
+    let mut h = [0u8; HEADER];
+    h[..8].copy_from_slice(MAGIC);
+    h[8..10].copy_from_slice(&FORMAT.to_le_bytes());
+    h[10] = class;
+    h[12..16].copy_from_slice(&epoch.to_le_bytes());
+    h[16..32].copy_from_slice(&name.id);
+    h[32..44].copy_from_slice(&name.session.0);
+    h[48..64].copy_from_slice(commitment);
+    h
+}
 
 /// Most frames in a pack. With one key per pack this is far below what GCM allows a key.
 pub const MAX_SLOTS: u32 = 1 << 14;

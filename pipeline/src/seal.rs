@@ -11,4 +11,4 @@ pub mod object;
 
 pub use compress::{Codec, Compressor, Level};
 pub use crypt::{FrameHead, PackKey, TAG};
-pub use keys::MasterKey;
+pub use keys::{MasterKey, Secret};

@@ -7,10 +7,16 @@
 //! Keys are ASCII paths with `/` between components, relative to the repository's root. Implementations translate
 //! every failure into a [`StoreError`] whose kind callers can act on. Retries, rates and faults are decorators.
 
+pub mod conformance;
+pub mod fault;
 pub mod key;
 pub mod local;
+pub mod probe;
 pub mod rate;
+pub mod record;
+pub mod retry;
 pub mod s3;
+pub mod url;
 
 use std::fmt;
 use std::ops::Range;
