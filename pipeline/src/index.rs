@@ -184,17 +184,21 @@ impl Index {
         self.local.pending()
     }
 
-    /// False for a place in a pack that is about to be deleted: a chunk there must be stored anew.
-    pub fn allows(&self, at: Option<&Location>) -> bool {
-        at.is_none_or(|at| self.usable(at))
-    }
-
     /// Treats everything in `packs` as absent from now on: garbage collection is about to delete them.
     pub fn exclude(&self, packs: impl IntoIterator<Item = PackName>) {
         let mut excluded = self.excluded.write().unwrap_or_else(PoisonError::into_inner);
         excluded.extend(packs);
         excluded.sort_unstable();
         excluded.dedup();
+    }
+
+    /// True when a chunk that the parent snapshot has at `at` may be referred to again. Without a location only while
+    /// nothing is excluded, since nobody can tell which pack it is in.
+    pub fn allows(&self, at: Option<&Location>) -> bool {
+        match at {
+            Some(at) => self.usable(at),
+            None => self.excluded.read().unwrap_or_else(PoisonError::into_inner).is_empty(),
+        }
     }
 
     /// Writes segments for all packs that were finished before the call, then moves their chunks from memory to the
@@ -270,3 +274,5 @@ impl Index {
     }
 }
 
+#[cfg(test)]
+mod tests;

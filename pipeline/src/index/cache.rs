@@ -224,7 +224,7 @@ impl Cache {
     }
 
     /// Puts `runs` into use, with the filters that there is memory for. At no time is there more than that.
-    fn publish(&self, runs: Vec<Arc<Run>>) {
+    fn publish(&self, runs: &[Arc<Run>]) {
         let shapes: Vec<_> = runs.iter().map(|r| r.filter_shape()).collect();
         let slices = plan(&shapes, self.filter_bytes);
         let now = self.loaded();
@@ -417,7 +417,7 @@ impl Locked {
         let mut runs = self.runs.clone();
         let elsewhere = |run: &Arc<Run>| run.path().parent() != Some(&self.dir.path);
         runs.extend(self.cache.runs().into_iter().filter(elsewhere));
-        self.cache.publish(runs);
+        self.cache.publish(&runs);
     }
 }
 

@@ -57,7 +57,8 @@ pub async fn write(
         let mut rows = Vec::with_capacity(MAX_RECORDS);
         for n in first..end {
             let (kind, id, at) = chunk(n);
-            let row = u32::try_from((n - first) / PER_PACK).map_err(|_| Error::Internal("pack row".into()))?;
+            let row =
+                u32::try_from((n - first) / PER_PACK).map_err(|_| Error::Internal("pack row".into()))?;
             rows.push(Record::new(kind, id, row, &at));
         }
         let name = SegmentName { generation, session: SESSION, number };

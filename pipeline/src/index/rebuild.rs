@@ -180,7 +180,10 @@ impl Index {
 }
 
 /// Takes over the packs of runs whose segments are all still in the store; returns the other segments.
-fn cached(runs: &[Arc<super::run::Run>], mut segments: Vec<SegmentName>) -> Result<(Coverage, Vec<SegmentName>)> {
+fn cached(
+    runs: &[Arc<super::run::Run>],
+    mut segments: Vec<SegmentName>,
+) -> Result<(Coverage, Vec<SegmentName>)> {
     let mut coverage = Coverage::new()?;
     let mut known = Vec::new();
     for run in runs {

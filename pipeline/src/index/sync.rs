@@ -18,9 +18,11 @@ use crate::store::{Store, StoreError, StoreErrorKind};
 
 /// Most segments, and most of their bytes, in flight.
 const IN_FLIGHT: usize = 4;
-const IN_FLIGHT_BYTES: u64 = 6 << 20;
+const IN_FLIGHT_BYTES: u64 = 5 << 20;
 /// How long to wait for another process that is bringing the same cache up to date.
 const WAIT: Duration = Duration::from_secs(60);
+/// Most segments that become one run at once.
+const TOGETHER: usize = 4096;
 /// Runs that are written before they are merged.
 const MERGE_AFTER: usize = 64;
 /// A cached segment takes less than this many times its stored size on disk.
@@ -138,6 +140,8 @@ async fn list(store: &dyn Store, report: &mut SyncReport) -> Result<Vec<Listed>>
 
 /// Drops runs that cover a segment which is gone from the store, and marks what the others cover.
 fn drop_vanished(locked: &mut Locked, listed: &mut [Listed]) {
+    // The last process may have had more disk space. What cannot be written down now will be found again.
+    let _ = locked.shrink();
     let place = |name: &SegmentName| listed.binary_search_by_key(name, |l| l.name);
     let mut cached = vec![false; listed.len()];
     let mut keep = Vec::new();
@@ -149,7 +153,6 @@ fn drop_vanished(locked: &mut Locked, listed: &mut [Listed]) {
             keep.push(run.path().to_owned());
         }
     }
-    // If this cannot be written down now, the next process finds the same.
     let _ = locked.retain(|run| keep.iter().any(|k| k == run.path()));
     listed.iter_mut().zip(cached).for_each(|(l, cached)| l.cached = cached);
 }
@@ -201,20 +204,26 @@ async fn fetch(
             Err(Error::Damaged { what, .. }) => report.damaged.push((name.key(), what)),
             Err(e) => return Err(e),
             Ok(segment) => {
-                if batch.records + segment.record_count() > MAX_RECORDS {
-                    (locked, used) = batch.take().write(locked, report).await?;
-                    used += (flying_bytes + size) * ON_DISK;
+                if batch.is_full_for(&segment) {
+                    let written;
+                    (locked, written) = std::mem::take(&mut batch).write(locked).await?;
+                    used = locked.bytes() + (flying_bytes + size) * ON_DISK;
+                    if let Err(e) = written {
+                        // The disk is full or failing: what is there serves, the rest is a miss.
+                        report.cache_unused = Some(format!("not written: {e}"));
+                        break;
+                    }
                 }
                 batch.records += segment.record_count();
                 batch.segments.push(Source::Segment(name, segment));
             }
         }
-        if report.cache_unused.as_ref().is_some_and(|why| why.starts_with("not written")) {
-            break;
-        }
     }
     report.beyond_cache = left.count() as u64;
-    (locked, _) = batch.write(locked, report).await?;
+    let (locked, written) = batch.write(locked).await?;
+    if let Err(e) = written {
+        report.cache_unused = Some(format!("not written: {e}"));
+    }
     Ok(locked)
 }
 
@@ -234,25 +243,20 @@ struct Batch {
 }
 
 impl Batch {
-    fn take(&mut self) -> Self {
-        std::mem::take(self)
+    fn is_full_for(&self, segment: &Segment) -> bool {
+        self.records + segment.record_count() > MAX_RECORDS || self.segments.len() == TOGETHER
     }
 
-    /// Writes the run, now and then merges runs, and returns how many bytes the runs take.
-    async fn write(self, mut locked: Locked, report: &mut SyncReport) -> Result<(Locked, u64)> {
-        let (locked, written) = blocking(move || {
+    /// Writes the run, and merges runs when there are many.
+    async fn write(self, mut locked: Locked) -> Result<(Locked, std::io::Result<()>)> {
+        blocking(move || {
             let mut written = if self.segments.is_empty() { Ok(()) } else { locked.add(&self.segments) };
             drop(self);
-            if locked.runs().len() % MERGE_AFTER == 0 {
+            if locked.runs().len() >= MERGE_AFTER {
                 written = written.and_then(|()| locked.compact());
             }
             (locked, written)
         })
-        .await?;
-        if let Err(e) = written {
-            report.cache_unused = Some(format!("not written: {e}"));
-        }
-        let bytes = locked.bytes();
-        Ok((locked, bytes))
+        .await
     }
 }
