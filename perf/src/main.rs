@@ -59,7 +59,7 @@ enum Command {
         #[arg(long)]
         resume: bool,
         /// Seconds to wait for a quiet machine before each command
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = 20)]
         settle: u64,
         /// Neither sync nor empty the page cache before each command: for trying out, not for figures
         #[arg(long)]
@@ -92,7 +92,7 @@ const REPORT: &str = "BENCHMARKS.md";
 
 #[derive(Args)]
 struct What {
-    /// Where data, repositories and restored files go; 60 GiB at full scale [default: ~/.cache/tradewind/perf]
+    /// Where data, repositories and restored files go; 45 GiB at full scale [default: ~/.cache/tradewind/perf]
     #[arg(long, env = "TRADEWIND_PERF_DIR")]
     dir: Option<PathBuf>,
     /// A share of the full sizes, such as 1/16

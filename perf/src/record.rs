@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::compare::Differences;
 use crate::data::{Extent, Scale, Set};
 use crate::measure::{self, Measured};
-use crate::tools::{Operation, Tools, Variant};
+use crate::tools::{Operation, Tool, Tools, Variant};
 
 /// One line of the file.
 #[derive(Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub(crate) struct Machine {
     pub(crate) root: bool,
     pub(crate) scale: String,
     pub(crate) repeat: u32,
-    pub(crate) versions: BTreeMap<Variant, String>,
+    pub(crate) versions: BTreeMap<Tool, String>,
 }
 
 /// One data set and the commands that were run on it.
@@ -170,7 +170,7 @@ impl Machine {
             root: rustix::process::geteuid().is_root(),
             scale: scale.to_string(),
             repeat,
-            versions: variants.iter().filter(|v| !v.best).map(|v| (*v, tools.version(v.tool))).collect(),
+            versions: variants.iter().map(|v| (v.tool, tools.version(v.tool))).collect(),
         }
     }
 }

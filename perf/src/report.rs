@@ -238,7 +238,8 @@ fn describe_machine(out: &mut String, machine: &Machine) -> fmt::Result {
         machine.repeat,
         machine.scale,
     )?;
-    let versions: Vec<String> = machine.versions.iter().map(|(v, said)| format!("{v}: `{said}`")).collect();
+    let versions: Vec<String> =
+        machine.versions.iter().map(|(tool, said)| format!("{}: `{said}`", tool.program())).collect();
     writeln!(out, "- Versions: {}.", versions.join("; "))
 }
 
@@ -276,9 +277,9 @@ fn noise(out: &mut String, results: &Results) -> fmt::Result {
     if let (Some(wall), Some(cpu)) = (of(|row: &Row<'_>| row.wall()), of(|row: &Row<'_>| row.cpu())) {
         writeln!(
             out,
-            "- Between rounds, wall times of one cell lie within {:.0} % of its median (median of the cells; at worst \
-             {:.0} %), CPU times within {:.0} % (at worst {:.0} %). A difference smaller than that is none. CPU time is \
-             the steadier figure: the disk behind a virtual machine is not ours alone.\n",
+            "- Between rounds, the slowest and the fastest wall time of a cell are {:.0} % of its median apart (median of \
+             the cells; at worst {:.0} %), CPU times {:.0} % (at worst {:.0} %). A difference smaller than that is \
+             none. CPU time is the steadier figure: the disk behind a virtual machine is not ours alone.\n",
             wall.median, wall.max, cpu.median, cpu.max
         )?;
     }

@@ -15,7 +15,7 @@ use crate::data::Scale;
 use crate::pages::{self, Kind, PAGE};
 
 /// Calls `visit` with each relative path below `root`, on the same file system, parents before children, names in
-/// the order of their bytes.
+/// the order of their bytes. A folder that may not be listed counts as empty.
 pub(crate) fn walk(root: &Path, visit: &mut dyn FnMut(&Path, &Metadata) -> Result<()>) -> Result<()> {
     fn below(
         root: &Path,
@@ -27,7 +27,11 @@ pub(crate) fn walk(root: &Path, visit: &mut dyn FnMut(&Path, &Metadata) -> Resul
         let names = fs::read_dir(&folder).and_then(|entries| {
             entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<BTreeSet<_>>>()
         });
-        for name in names.with_context(|| format!("listing {}", folder.display()))? {
+        let names = match names {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => BTreeSet::new(),
+            names => names.with_context(|| format!("listing {}", folder.display()))?,
+        };
+        for name in names {
             let path = relative.join(&name);
             let meta = fs::symlink_metadata(folder.join(&name))?;
             visit(&path, &meta)?;
