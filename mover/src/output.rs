@@ -8,6 +8,8 @@ pub(crate) mod human;
 pub(crate) mod listing;
 pub(crate) mod log;
 pub(crate) mod messages;
+#[cfg(test)]
+mod schema_tests;
 pub(crate) mod summaries;
 
 use std::fmt::Display;

@@ -49,7 +49,8 @@ fn lines_that_scripts_count_on() {
         assert!(parse(words(line)).is_ok(), "{line}");
         let global = "--repository r --password-file p --endpoint https://e --region x --path-style \
                       --ca-file c --cache-dir d --json --quiet";
-        assert!(parse(words(&format!("{global} {line}"))).is_ok() || line.contains("--json"), "{line}");
+        let line = line.replace(" --json", "");
+        assert!(parse(words(&format!("{global} {line}"))).is_ok(), "{line}");
         assert!(parse(words(&format!("{line} --key-file k --password-fd 3 -v"))).is_ok(), "{line}");
     }
     for command in ["backup /x", "restore latest --target y", "verify"] {
