@@ -17,11 +17,18 @@ use crate::secret::{Ask, Secret};
 
 type Tags = BTreeMap<String, String>;
 
+/// What a backup leaves out.
+pub(crate) struct Excludes;
+
 /// No value of this type exists.
 pub(crate) enum Repository {}
 
 fn absent() -> Error {
     Error::Internal("this build has no data plane".to_owned())
+}
+
+pub(crate) fn excludes(_: &BackupArgs) -> Result<Excludes> {
+    Ok(Excludes)
 }
 
 pub(crate) fn init(_: &Context, _: &InitArgs, _: Secret) -> Result<Init> {
@@ -32,13 +39,7 @@ pub(crate) fn open(context: &Context) -> Result<Repository> {
     context.secret(Ask::Once).and_then(|_| Err(absent()))
 }
 
-pub(crate) fn backup(
-    _: &Context,
-    r: &Repository,
-    _: &BackupArgs,
-    _: Tags,
-    _: Vec<Vec<u8>>,
-) -> Result<Backup> {
+pub(crate) fn backup(_: &Context, r: &Repository, _: &BackupArgs, _: Tags, _: Excludes) -> Result<Backup> {
     match *r {}
 }
 
@@ -47,6 +48,7 @@ pub(crate) fn restore(
     r: &Repository,
     _: &RestoreArgs,
     _: Tags,
+    _: Option<std::fs::File>,
 ) -> Result<(Restore, Vec<Damage>)> {
     match *r {}
 }
@@ -55,7 +57,12 @@ pub(crate) fn verify(_: &Context, r: &Repository, _: &VerifyArgs) -> Result<(Ver
     match *r {}
 }
 
-pub(crate) fn snapshots(_: &Context, r: &Repository, _: Option<&OsStr>, _: Tags) -> Result<Vec<Snapshot>> {
+pub(crate) fn snapshots(
+    _: &Context,
+    r: &Repository,
+    _: Option<&OsStr>,
+    _: Tags,
+) -> Result<(Vec<Snapshot>, Vec<Damage>)> {
     match *r {}
 }
 

@@ -7,8 +7,8 @@ use crate::args::EngineArgs;
 /// Memory for buffers when there is plenty.
 const MEMORY: u64 = 192 << 20;
 
-/// Memory for buffers in the smallest of cgroups.
-const MEMORY_FLOOR: u64 = 32 << 20;
+/// Memory for buffers in the smallest of cgroups: the least that a run accepts.
+const MEMORY_FLOOR: u64 = 64 << 20;
 
 /// Cgroup v1 says "no limit" with a number near 2^63.
 const UNLIMITED: u64 = 1 << 60;
@@ -20,9 +20,9 @@ pub(crate) struct Limits {
     pub(crate) memory: u64,
     /// CPU workers.
     pub(crate) workers: usize,
-    /// Bytes per second from the source or repository; 0 is no limit.
+    /// Bytes per second from the source or to the target; 0 is no limit.
     pub(crate) read_rate: u64,
-    /// Bytes per second to the store; 0 is no limit.
+    /// Bytes per second to or from the store; 0 is no limit.
     pub(crate) upload_rate: u64,
 }
 
@@ -149,6 +149,6 @@ mod tests {
         assert_eq!(memory_for(None), 192 << 20);
         assert_eq!(memory_for(Some(1 << 40)), 192 << 20);
         assert_eq!(memory_for(Some(256 << 20)), 128 << 20);
-        assert_eq!(memory_for(Some(16 << 20)), 32 << 20);
+        assert_eq!(memory_for(Some(16 << 20)), 64 << 20);
     }
 }

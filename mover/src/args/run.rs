@@ -22,11 +22,11 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "N", value_parser = workers)]
     pub(crate) workers: Option<usize>,
 
-    /// Most bytes per second to read from the source or the repository, such as 200MiB
+    /// Most bytes per second to read from the source, or to write to the target, such as 200MiB
     #[arg(long, value_name = "RATE", value_parser = values::rate)]
     pub(crate) read_rate: Option<u64>,
 
-    /// Most bytes per second to send to the store, such as 50MiB
+    /// Most bytes per second to send to the store, or to fetch from it, such as 50MiB
     #[arg(long, value_name = "RATE", value_parser = values::rate)]
     pub(crate) upload_rate: Option<u64>,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tradewind_pipeline::Result;
 
-use super::tags;
+use super::{data_output, tags};
 use crate::args::{Global, RestoreArgs};
 use crate::context::Context;
 use crate::exit::Outcome;
@@ -16,8 +16,9 @@ pub(super) fn run(global: &Global, args: &RestoreArgs, output: &Arc<Output>) -> 
     let tags = tags(&args.selection.tags)?;
     let context = Context::new(global, Limits::chosen(&args.engine), output)?;
     let repository = job::open(&context)?;
+    let stdout = args.is_stdout().then(data_output).transpose()?;
     let (summary, damages) =
-        context.watched("restore", || job::restore(&context, &repository, args, tags))?;
+        context.watched("restore", || job::restore(&context, &repository, args, tags, stdout))?;
     output.damages(&damages);
     output.report(&summary)?;
     Ok(summary.outcome)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tradewind_pipeline::Result;
 
-use super::{done, tags};
+use super::tags;
 use crate::args::{Global, SnapshotsArgs};
 use crate::context::Context;
 use crate::exit::Outcome;
@@ -17,7 +17,9 @@ pub(super) fn run(global: &Global, args: &SnapshotsArgs, output: &Arc<Output>) -
     let tags = tags(&args.selection.tags)?;
     let context = Context::new(global, Limits::small(), output)?;
     let repository = job::open(&context)?;
-    let snapshots = job::snapshots(&context, &repository, args.selection.volume.as_deref(), tags)?;
+    let (snapshots, damages) = job::snapshots(&context, &repository, args.selection.volume.as_deref(), tags)?;
+    output.damages(&damages);
     let repository = context.settings.repository.clone();
-    output.result(&Snapshots { command: "snapshots", repository, snapshots }).map(done)
+    output.result(&Snapshots { command: "snapshots", repository, snapshots })?;
+    Ok(Outcome::of(damages.len() as u64, 0))
 }

@@ -142,8 +142,8 @@ pub(crate) struct Damage {
     /// What cannot be restored.
     #[serde(flatten)]
     pub(crate) lost: Lost,
-    /// Key of the damaged object.
-    pub(crate) object: String,
+    /// Key of the damaged object, when it is not part of the reason.
+    pub(crate) object: Option<String>,
     /// Why, without contents.
     pub(crate) reason: String,
 }
@@ -169,7 +169,11 @@ impl Message for Damage {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tradewind: damaged: {}: {}", Name(self.object.as_bytes()), self.reason)?;
+        f.write_str("tradewind: damaged: ")?;
+        if let Some(object) = &self.object {
+            write!(f, "{}: ", Name(object.as_bytes()))?;
+        }
+        f.write_str(&self.reason)?;
         if let Some(path) = &self.lost.path {
             write!(f, "; lost: {}", Name(path.as_bytes()))?;
         }
@@ -249,7 +253,7 @@ mod tests {
     #[test]
     fn damage_names_object_and_loss() {
         let lost = Lost { path: Some("etc/passwd".to_owned()), ..Lost::default() };
-        let damage = Damage { lost, object: "packs/aa/x".to_owned(), reason: "missing".to_owned() };
+        let damage = Damage { lost, object: Some("packs/aa/x".to_owned()), reason: "missing".to_owned() };
         assert_eq!(damage.to_string(), "tradewind: damaged: packs/aa/x: missing; lost: etc/passwd");
         let lost = Lost { offset_bytes: Some(512), length_bytes: Some(1024), ..Lost::default() };
         let damage = Damage { lost, ..damage };

@@ -113,7 +113,7 @@ fn what_is_documented_is_what_is_written() {
         },
     );
     check.message("skipped", &Skip::from(&Skipped { path: b"a".to_vec(), reason: String::new() }));
-    let damage = Damage { lost: Lost::default(), object: String::new(), reason: String::new() };
+    let damage = Damage { lost: Lost::default(), object: None, reason: String::new() };
     check.message("damage", &damage);
     check.message("warning", &Warning { message: String::new() });
     check.message("error", &Failure { code: 1, kind: "internal", message: String::new(), hint: None });

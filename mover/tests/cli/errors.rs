@@ -110,6 +110,7 @@ fn a_tag_twice_is_a_mistake() {
     assert!(ran.stderr.contains("tag a is given twice"), "{}", ran.stderr);
 }
 
+#[cfg(feature = "connected")]
 #[test]
 fn an_exclude_file_must_exist() {
     let ran = run(&["backup", "/x", "-r", "x", "--exclude-file", "/nonexistent/excludes"]);
