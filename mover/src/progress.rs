@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tradewind_pipeline::progress::{Progress, Station};
 
 use crate::output::Output;
-use crate::output::human::{Bytes, Rate, Span, plural, whole};
+use crate::output::human::{Bytes, Count, Rate, Span, plural, whole};
 use crate::output::messages::{Counters, Going, station_name};
 
 /// How often a terminal is redrawn.
@@ -92,52 +92,61 @@ fn bottleneck(waited: [u64; 3], seconds: f64) -> Option<Station> {
 }
 
 impl Going {
-    /// How far it is, and what holds it up.
+    /// How far it is.
     fn state(&self) -> String {
         let mut text = Bytes(self.counters.done_bytes).to_string();
         if let Some(total) = self.total_bytes {
             text += &format!(" of {}", Bytes(total));
         }
         text += &format!("  {}", Rate(self.done_bytes_per_second));
-        if let Some(eta) = self.eta_seconds {
-            text += &format!("  {} left", Span(Duration::from_secs(whole(eta))));
+        match self.eta_seconds.map(whole) {
+            Some(seconds @ ..60) => text += &format!("  {seconds} s left"),
+            Some(seconds) => text += &format!("  {} left", Span(Duration::from_secs(seconds))),
+            None => {}
+        }
+        text
+    }
+
+    /// What happens to the bytes at the disk.
+    fn disk(&self) -> String {
+        let c = &self.counters;
+        match self.command {
+            "backup" => {
+                let read = flow("read", c.read_bytes, self.read_bytes_per_second);
+                format!("{read}  new {}  stored {}", Bytes(c.new_bytes), Bytes(c.stored_bytes))
+            }
+            "restore" => flow("written", c.written_bytes, self.written_bytes_per_second),
+            _ => format!("checked {}", Bytes(c.done_bytes)),
+        }
+    }
+
+    /// What happens at the store, what was met on the way, and what holds it up.
+    fn store(&self) -> String {
+        let c = &self.counters;
+        let mut text = match self.command {
+            "backup" => flow("uploaded", c.uploaded_bytes, self.uploaded_bytes_per_second),
+            _ => flow("fetched", c.fetched_bytes, self.fetched_bytes_per_second),
+        };
+        if c.files > 0 {
+            text += &format!("  {}", plural(c.files, "file", "files"));
+        }
+        if c.skipped > 0 {
+            text += &format!("  {} skipped", Count(c.skipped));
         }
         if let Some(station) = self.bottleneck {
             text += &format!("  waiting for: {station}");
         }
         text
     }
+}
 
-    /// What happened to the bytes.
-    fn details(&self) -> String {
-        let c = &self.counters;
-        let flow = |name: &str, bytes, rate| format!("{name} {} ({})", Bytes(bytes), Rate(rate));
-        let mut parts = if self.command == "backup" {
-            vec![
-                flow("read", c.read_bytes, self.read_bytes_per_second),
-                format!("new {}", Bytes(c.new_bytes)),
-                format!("stored {}", Bytes(c.stored_bytes)),
-                flow("uploaded", c.uploaded_bytes, self.uploaded_bytes_per_second),
-            ]
-        } else {
-            vec![flow("fetched", c.fetched_bytes, self.fetched_bytes_per_second)]
-        };
-        if self.command == "restore" {
-            parts.push(flow("written", c.written_bytes, self.written_bytes_per_second));
-        }
-        if c.files > 0 {
-            parts.push(plural(c.files, "file", "files"));
-        }
-        if c.skipped > 0 {
-            parts.push(format!("{} skipped", plural(c.skipped, "item", "items")));
-        }
-        parts.join("  ")
-    }
+fn flow(name: &str, bytes: u64, rate: f64) -> String {
+    format!("{name} {} ({})", Bytes(bytes), Rate(rate))
 }
 
 impl fmt::Display for Going {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tradewind: {}: {}  {}", self.command, self.state(), self.details())
+        write!(f, "tradewind: {}: {}  {}  {}", self.command, self.state(), self.disk(), self.store())
     }
 }
 
@@ -190,10 +199,11 @@ impl Drop for Watch {
     }
 }
 
-/// Two lines at the bottom of a terminal.
+/// Three lines at the bottom of a terminal; each fits into 80 columns.
 struct Bars {
     state: ProgressBar,
-    details: ProgressBar,
+    disk: ProgressBar,
+    store: ProgressBar,
     known: ProgressStyle,
     unknown: ProgressStyle,
 }
@@ -204,11 +214,12 @@ impl Bars {
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
         };
         let bars = output.screen().bars();
-        let details = ProgressBar::new_spinner().with_style(style("  {wide_msg}"));
+        let line = || ProgressBar::new_spinner().with_style(style("  {wide_msg}"));
         Self {
             state: bars.add(ProgressBar::new_spinner()),
-            details: bars.add(details),
-            known: style("{bar:24} {percent:>3}%  {wide_msg}"),
+            disk: bars.add(line()),
+            store: bars.add(line()),
+            known: style("{bar:16} {percent:>3}%  {wide_msg}"),
             unknown: style("{spinner} {wide_msg}"),
         }
     }
@@ -226,12 +237,14 @@ impl Bars {
             }
         }
         self.state.set_message(going.state());
-        self.details.set_message(going.details());
+        self.disk.set_message(going.disk());
+        self.store.set_message(going.store());
     }
 
     fn clear(&self) {
-        self.details.finish_and_clear();
-        self.state.finish_and_clear();
+        for bar in [&self.store, &self.disk, &self.state] {
+            bar.finish_and_clear();
+        }
     }
 }
 
@@ -279,8 +292,8 @@ mod tests {
         let going = sampler.sample(1.0, c, Some(2 << 30), [0, 0, 1_000_000_000]);
         assert_eq!(
             going.to_string(),
-            "tradewind: restore: 1.00 GiB of 2.00 GiB  1.00 GiB/s  1.00 s left  waiting for: store  \
-             fetched 1.00 MiB (1.00 MiB/s)  written 0 B (0 B/s)  2 files"
+            "tradewind: restore: 1.00 GiB of 2.00 GiB  1.00 GiB/s  1 s left  written 0 B (0 B/s)  \
+             fetched 1.00 MiB (1.00 MiB/s)  2 files  waiting for: store"
         );
     }
 }
