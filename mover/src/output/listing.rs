@@ -9,12 +9,15 @@ use super::Message;
 use super::human::{Bytes, Count, Moment, Name, plural};
 use super::messages::Path;
 
-/// Digits of an id in a table; enough to name a snapshot among millions.
-const ID_DIGITS: usize = 12;
+/// Where the random half of a snapshot's id starts. The first half is a time, which neighbours nearly share.
+const RANDOM_HALF: usize = 12;
 
-/// The part of a snapshot's id that tells it from its neighbours: the first half is a time.
+/// Digits of an id in a table and in texts; the library finds a snapshot by them.
+const ID_DIGITS: usize = 8;
+
+/// The digits that tell a snapshot from others.
 pub(crate) fn short(id: &str) -> &str {
-    id.get(ID_DIGITS..).filter(|half| !half.is_empty()).unwrap_or(id)
+    id.get(RANDOM_HALF..RANDOM_HALF + ID_DIGITS).unwrap_or(id)
 }
 
 /// Name of a volume: bytes, usually text.
@@ -384,8 +387,8 @@ mod tests {
         let list = Snapshots { command: "snapshots", repository: "/r".to_owned(), snapshots: vec![snapshot] };
         assert_eq!(
             list.to_string(),
-            "ID            TIME (UTC)           KIND   VOLUME               SIZE        NEW  SKIPPED  TAGS\n\
-             cdef01234567  1970-01-01 00:00:00  tree   host:/srv/data   1.00 GiB   1.00 MiB        0  a=b"
+            "ID        TIME (UTC)           KIND   VOLUME               SIZE        NEW  SKIPPED  TAGS\n\
+             cdef0123  1970-01-01 00:00:00  tree   host:/srv/data   1.00 GiB   1.00 MiB        0  a=b"
         );
     }
 }

@@ -253,11 +253,8 @@ fn listings(check: &mut Checker, slot: Slot) {
 
 #[test]
 fn words_of_the_schema_are_frozen() {
-    assert_eq!(
-        [Outcome::Done, Outcome::Skipped, Outcome::Damaged].map(|o| word(o)),
-        ["done", "skipped", "damaged"]
-    );
-    assert_eq!([VolumeKind::Tree, VolumeKind::Block].map(|k| word(k)), ["tree", "block"]);
+    assert_eq!([Outcome::Done, Outcome::Skipped, Outcome::Damaged].map(word), ["done", "skipped", "damaged"]);
+    assert_eq!([VolumeKind::Tree, VolumeKind::Block].map(word), ["tree", "block"]);
     let kinds = [
         EntryKind::File,
         EntryKind::Directory,
@@ -268,9 +265,9 @@ fn words_of_the_schema_are_frozen() {
         EntryKind::Socket,
     ];
     let words = ["file", "directory", "symlink", "block_device", "char_device", "fifo", "socket"];
-    assert_eq!(kinds.map(|k| word(k)), words);
+    assert_eq!(kinds.map(word), words);
     let changes = [ChangeKind::Added, ChangeKind::Removed, ChangeKind::Modified, ChangeKind::Metadata];
-    assert_eq!(changes.map(|c| word(c)), ["added", "removed", "modified", "metadata"]);
+    assert_eq!(changes.map(word), ["added", "removed", "modified", "metadata"]);
 }
 
 /// A value that is one word in JSON.

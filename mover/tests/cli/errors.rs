@@ -110,14 +110,6 @@ fn a_tag_twice_is_a_mistake() {
     assert!(ran.stderr.contains("tag a is given twice"), "{}", ran.stderr);
 }
 
-#[cfg(feature = "connected")]
-#[test]
-fn an_exclude_file_must_exist() {
-    let ran = run(&["backup", "/x", "-r", "x", "--exclude-file", "/nonexistent/excludes"]);
-    assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("cannot read /nonexistent/excludes"), "{}", ran.stderr);
-}
-
 #[test]
 fn errors_stay_out_of_raw_data() {
     for words in [

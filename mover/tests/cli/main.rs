@@ -5,6 +5,8 @@
 mod errors;
 mod help;
 mod plain;
+#[cfg(feature = "connected")]
+mod repository;
 
 use std::process::{Command, Output, Stdio};
 
