@@ -9,6 +9,34 @@ use std::cmp::Ordering;
 use crate::hash::Id;
 use crate::pack::Location;
 
+/// Inode flags that are kept and restored, as bits of `FS_IOC_GETFLAGS`: synchronous updates, immutable, append only,
+/// not dumped, no access times, synchronous directory, and btrfs' compression and no-copy-on-write. The others say
+/// what a file system did (extents, indexed, encrypted), not what somebody asked for.
+pub const RESTORED_FLAGS: u32 = FLAG_COMPRESSED
+    | FLAG_SYNC
+    | FLAG_IMMUTABLE
+    | FLAG_APPEND
+    | FLAG_NODUMP
+    | FLAG_NOATIME
+    | FLAG_DIRSYNC
+    | FLAG_NOCOW;
+/// `FS_COMPR_FL`.
+pub const FLAG_COMPRESSED: u32 = 0x4;
+/// `FS_SYNC_FL`.
+pub const FLAG_SYNC: u32 = 0x8;
+/// `FS_IMMUTABLE_FL`.
+pub const FLAG_IMMUTABLE: u32 = 0x10;
+/// `FS_APPEND_FL`.
+pub const FLAG_APPEND: u32 = 0x20;
+/// `FS_NODUMP_FL`.
+pub const FLAG_NODUMP: u32 = 0x40;
+/// `FS_NOATIME_FL`.
+pub const FLAG_NOATIME: u32 = 0x80;
+/// `FS_DIRSYNC_FL`.
+pub const FLAG_DIRSYNC: u32 = 0x1_0000;
+/// `FS_NOCOW_FL`. Takes effect on empty files only, so it is set before the first byte.
+pub const FLAG_NOCOW: u32 = 0x80_0000;
+
 /// An entry of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

@@ -4,7 +4,9 @@ pub mod error;
 pub mod hash;
 pub mod pack;
 pub mod progress;
+pub mod restore;
 pub mod seal;
+pub mod source;
 pub mod store;
 
 pub use error::{Error, Kind, Result};

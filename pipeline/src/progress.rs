@@ -45,6 +45,10 @@ pub enum Counter {
     Others,
     /// Files taken over from the parent without being opened.
     FilesUnchanged,
+    /// Mount points and subvolumes below the root of a tree that were not entered.
+    Mounts,
+    /// Files that were listed and gone before they could be looked at.
+    Vanished,
     /// Items skipped; each is also a [`Skipped`].
     Skips,
     /// Requests that were tried again.
