@@ -27,6 +27,9 @@ mod stat;
 mod walk;
 mod xattr;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;

@@ -45,7 +45,10 @@ pub(super) enum What {
 /// What became of an item.
 pub(super) enum Outcome {
     Found(Box<Finding>),
-    Skipped { path: Vec<u8>, reason: String },
+    Skipped {
+        path: Vec<u8>,
+        reason: String,
+    },
     Vanished,
     /// The walk must end: descriptors or memory have run out, and what follows would be skipped for no good reason.
     Failed(Error),
@@ -144,8 +147,7 @@ impl<'a> Capture<'a> {
         unreadable: Option<Errno>,
     ) -> Captured<Finding> {
         let entry = stat.entry(path.clone(), EntryKind::Directory { mount: unreadable.is_none() });
-        let mut finding =
-            self.finding(entry, FoundData::None, &Place::Name(dir.as_fd(), name_of(&path)))?;
+        let mut finding = self.finding(entry, FoundData::None, &Place::Name(dir.as_fd(), name_of(&path)))?;
         finding.warnings.extend(unreadable.map(|errno| format!("directory cannot be read: {errno}")));
         Ok(finding)
     }
@@ -265,12 +267,7 @@ impl<'a> Capture<'a> {
     }
 
     /// Reads a file whole. Returns its size as read, its bytes, and what changed meanwhile.
-    fn small(
-        &self,
-        file: &File,
-        path: &[u8],
-        stat: &Stat,
-    ) -> Captured<((u64, SmallFile), Option<String>)> {
+    fn small(&self, file: &File, path: &[u8], stat: &Stat) -> Captured<((u64, SmallFile), Option<String>)> {
         let cannot = |error: std::io::Error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             self.failed(path, "cannot be read", errno)
@@ -335,5 +332,16 @@ fn data_ranges(file: &File, stat: &Stat) -> std::io::Result<Vec<DataRange>> {
     match rustix::fs::seek(file, SeekFrom::Hole(0)) {
         Ok(hole) if hole < stat.size => Extents::new(file, stat.size).collect(),
         _ => Ok(whole()),
+    }
+}
+
+/// Captures an open file whose figures are out of date.
+#[cfg(test)]
+pub(super) fn tests_only_regular(root: &Path, path: &[u8], file: File, stat: &Stat) -> Outcome {
+    let rules = Rules { root, privileged: false, inline_limit: 1 << 20, settled_before: None };
+    let mut capture = Capture::new(rules, Window::new(1 << 20));
+    match capture.regular(path.to_vec(), file, stat) {
+        Ok(finding) => Outcome::Found(Box::new(finding)),
+        Err(early) => early.0,
     }
 }

@@ -68,7 +68,9 @@ impl Arena {
 
     fn push(&mut self, name: &[u8], hint: Hint) {
         // Both fit: an arena is spilled long before 4 GiB, and a name has at most 255 bytes.
-        let (Ok(start), Ok(len)) = (u32::try_from(self.bytes.len()), u16::try_from(name.len())) else { return };
+        let (Ok(start), Ok(len)) = (u32::try_from(self.bytes.len()), u16::try_from(name.len())) else {
+            return;
+        };
         self.slots.push(Slot { start, len, hint });
         self.bytes.extend_from_slice(name);
     }
@@ -97,9 +99,15 @@ impl Arena {
 }
 
 enum Names {
-    Memory { arena: Arena, next: usize },
+    Memory {
+        arena: Arena,
+        next: usize,
+    },
     /// `least`: the run whose head was shown last.
-    Runs { runs: Vec<Run>, least: usize },
+    Runs {
+        runs: Vec<Run>,
+        least: usize,
+    },
 }
 
 /// The names of a directory, to be taken in byte order, each once.

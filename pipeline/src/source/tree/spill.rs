@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 /// Bytes of a run that are read or written at a time.
 pub(super) const BUFFER: usize = 8 * 1024;
 const HEAD: usize = 3;
+/// Block size of file systems, in bytes.
+const BLOCK: u64 = 4096;
 
 /// The temporary file of a walk. Created when the first run is written.
 pub(super) struct Spill {
@@ -64,6 +66,7 @@ impl Spill {
 
     /// Gives back the space of a run.
     fn free(&mut self, start: u64, end: u64) {
+        let end = end.next_multiple_of(BLOCK);
         self.live -= 1;
         let Some(file) = &self.file else { return };
         // Only disk space is at stake: where holes cannot be punched the file stays larger until the walk ends.
@@ -111,7 +114,10 @@ impl RunWriter {
     pub(super) fn finish(mut self, spill: &mut Spill) -> Result<Run> {
         self.flush(spill)?;
         spill.writing = false;
-        Ok(Run { start: self.start, end: spill.end, next: self.start, buffer: Vec::new(), at: 0 })
+        let end = spill.end;
+        // Whole blocks, so that nothing is left when the run is punched out.
+        spill.end = spill.end.next_multiple_of(BLOCK);
+        Ok(Run { start: self.start, end, next: self.start, buffer: Vec::new(), at: 0 })
     }
 }
 
@@ -149,7 +155,11 @@ impl Run {
         let kept = rest.len();
         let missing = self.end - self.next;
         if missing == 0 {
-            return if kept == 0 { Ok(false) } else { Err(Error::Internal("a sorted run ends early".into())) };
+            return if kept == 0 {
+                Ok(false)
+            } else {
+                Err(Error::Internal("a sorted run ends early".into()))
+            };
         }
         self.buffer.drain(..self.at);
         self.at = 0;

@@ -71,9 +71,12 @@ fn attributes(x: &Statx) -> (u32, u32) {
         (StatxAttributes::IMMUTABLE, FLAG_IMMUTABLE),
         (StatxAttributes::NODUMP, FLAG_NODUMP),
     ];
-    pairs.into_iter().filter(|(a, _)| x.stx_attributes_mask.contains(*a)).fold((0, 0), |(known, set), (a, f)| {
-        (known | f, if x.stx_attributes.contains(a) { set | f } else { set })
-    })
+    pairs
+        .into_iter()
+        .filter(|(a, _)| x.stx_attributes_mask.contains(*a))
+        .fold((0, 0), |(known, set), (a, f)| {
+            (known | f, if x.stx_attributes.contains(a) { set | f } else { set })
+        })
 }
 
 impl Stat {
