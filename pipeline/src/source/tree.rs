@@ -28,7 +28,7 @@ mod walk;
 mod xattr;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
