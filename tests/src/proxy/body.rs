@@ -56,12 +56,13 @@ pub(super) struct Treated<B> {
     inner: B,
     treatment: Treatment,
     passed: u64,
+    flushed: bool,
     waiting: Option<(Pin<Box<Sleep>>, Bytes)>,
 }
 
 impl<B> Treated<B> {
     pub(super) fn new(inner: B, treatment: Treatment) -> Self {
-        Self { inner, treatment, passed: 0, waiting: None }
+        Self { inner, treatment, passed: 0, flushed: false, waiting: None }
     }
 
     /// Counts and changes one piece of data. Nothing is left of it when it lies behind the cut.
@@ -104,6 +105,11 @@ where
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if this.treatment.cut == Some(this.passed) {
+            // What came before the cut is flushed while the body is pending; an error would throw it away.
+            if !std::mem::replace(&mut this.flushed, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             return Poll::Ready(Some(Err("cut off by a fault rule".into())));
         }
         let frame = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
