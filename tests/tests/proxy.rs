@@ -1,4 +1,5 @@
 //! The test proxy itself, in front of a tiny object store.
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may panic as the test itself does")]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
