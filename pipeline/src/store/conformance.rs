@@ -70,21 +70,18 @@ pub async fn suite(store: &dyn Store) -> Result<(), Violation> {
     suite_except(store, &[]).await
 }
 
-/// As [`suite`], for a store with known faults: the `exempt` checks (named as in [`Violation::check`]) must fail.
+/// As [`suite`], for a store with known faults: the `exempt` checks (named as in [`Violation::check`]) run, but may
+/// fail. They need not, since whether a race is lost is a matter of luck.
 pub async fn suite_except(store: &dyn Store, exempt: &[&str]) -> Result<(), Violation> {
     let bed = &Bed { store, root: format!("conformance/{:016x}", fastrand::u64(..)) };
     macro_rules! run {
         ($($check:path),+ $(,)?) => {
             $(
                 let check = stringify!($check);
-                let mut outcome = Box::pin($check(bed)).await;
-                if exempt.contains(&check) {
-                    outcome = match outcome {
-                        Ok(()) => Err("is no longer a fault of this store: exempt it no more".to_owned()),
-                        Err(_) => Ok(()),
-                    };
+                let outcome = Box::pin($check(bed)).await;
+                if !exempt.contains(&check) {
+                    outcome.map_err(|what| Violation { check, what })?;
                 }
-                outcome.map_err(|what| Violation { check, what })?;
             )+
         };
     }
@@ -95,6 +92,7 @@ pub async fn suite_except(store: &dyn Store, exempt: &[&str]) -> Result<(), Viol
         objects::ranges_are_exact,
         objects::whole_reads_have_a_limit,
         objects::absence_is_told_apart,
+        objects::a_folder_is_no_object,
         objects::bad_keys_are_refused,
         objects::deleting_is_idempotent,
         objects::the_clock_is_sane,

@@ -226,8 +226,9 @@ impl Store for Retry {
         let mut unsure = false;
         loop {
             match attempts.note(self.inner.finish_upload(key, upload, parts).await) {
-                // A finished upload is no longer there: that is what success looks like from behind, too.
-                Err(e) if matches!(e.kind, Kind::AlreadyExists | Kind::NotFound) && unsure => {
+                // A finished upload is no longer there (some servers: no longer ours to finish): that is what success
+                // looks like from behind, too.
+                Err(e) if matches!(e.kind, Kind::AlreadyExists | Kind::NotFound | Kind::Denied) && unsure => {
                     let size = parts.iter().map(|p| p.size).sum();
                     let mut sums = PartSums::new(parts);
                     let same = self.is_ours(key, size, |bytes| sums.continues_with(bytes)).await?;
