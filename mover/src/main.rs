@@ -1,2 +1,33 @@
-//! tradewind
-fn main() {}
+//! `tradewind`: the command line around the data plane.
+//!
+//! A command goes through the same steps each time: what was typed ([`args`]) becomes values ([`settings`],
+//! [`limits`]), the values become calls into the library ([`job`], and only there), what comes back is written as
+//! messages ([`output`]), and the outcome or error becomes the exit status ([`exit`]).
+#![cfg_attr(
+    not(feature = "connected"),
+    allow(dead_code, unused_imports, reason = "what only connected commands use")
+)]
+
+mod args;
+mod commands;
+mod context;
+mod exit;
+mod harden;
+#[cfg_attr(not(feature = "connected"), path = "job_absent.rs")]
+mod job;
+mod limits;
+mod output;
+mod progress;
+mod secret;
+mod settings;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    harden::apply();
+    match args::parse(std::env::args_os()) {
+        Ok(cli) => commands::run(&cli),
+        Err(stopped) => stopped.show(),
+    }
+}

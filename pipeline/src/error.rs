@@ -181,3 +181,38 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 }
+
+/// The first error of several threads: it wins, everyone else stops.
+#[derive(Debug, Default)]
+pub struct FirstError {
+    failed: std::sync::atomic::AtomicBool,
+    error: std::sync::Mutex<Option<Error>>,
+}
+
+impl FirstError {
+    /// Records `error` unless one was recorded before.
+    pub fn set(&self, error: Error) {
+        if let Ok(mut slot) = self.error.lock() {
+            slot.get_or_insert(error);
+        }
+        self.failed.store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Fails with [`Error::Cancelled`] once an error was recorded: somebody else knows why.
+    pub fn check(&self) -> Result<()> {
+        if self.failed.load(std::sync::atomic::Ordering::Acquire) { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Records what `result` failed with, if it did, and returns its value.
+    pub fn note<T>(&self, result: Result<T>) -> Option<T> {
+        result.map_err(|e| self.set(e)).ok()
+    }
+
+    /// The recorded error; call when all threads have ended.
+    pub fn take(&self) -> Result<()> {
+        match self.error.lock() {
+            Ok(mut slot) => slot.take().map_or(Ok(()), Err),
+            Err(_) => Err(Error::Internal("error slot poisoned".into())),
+        }
+    }
+}

@@ -45,6 +45,10 @@ pub enum Counter {
     Others,
     /// Files taken over from the parent without being opened.
     FilesUnchanged,
+    /// Mount points and subvolumes below the root of a tree that were not entered.
+    Mounts,
+    /// Files that were listed and gone before they could be looked at.
+    Vanished,
     /// Items skipped; each is also a [`Skipped`].
     Skips,
     /// Requests that were tried again.
@@ -83,7 +87,7 @@ pub struct Progress {
     total: AtomicU64,
     waited: [AtomicU64; 3],
     cancelled: AtomicBool,
-    skip_sink: Mutex<Option<SkipSink>>,
+    skip_sinks: Mutex<Vec<SkipSink>>,
 }
 
 impl std::fmt::Debug for Progress {
@@ -100,7 +104,7 @@ impl Default for Progress {
             total: AtomicU64::new(0),
             waited: Default::default(),
             cancelled: AtomicBool::new(false),
-            skip_sink: Mutex::new(None),
+            skip_sinks: Mutex::default(),
         }
     }
 }
@@ -144,18 +148,17 @@ impl Progress {
 
     /// Calls `sink` for each item that is skipped from now on.
     pub fn on_skip(&self, sink: impl Fn(&Skipped) + Send + Sync + 'static) {
-        if let Ok(mut slot) = self.skip_sink.lock() {
-            *slot = Some(Box::new(sink));
+        if let Ok(mut sinks) = self.skip_sinks.lock() {
+            sinks.push(Box::new(sink));
         }
     }
 
     /// Counts and reports an item that could not be dealt with.
     pub fn skip(&self, path: &[u8], reason: impl Into<String>) {
         self.add(Counter::Skips, 1);
-        if let Ok(sink) = self.skip_sink.lock()
-            && let Some(sink) = sink.as_ref()
-        {
-            sink(&Skipped { path: path.to_vec(), reason: reason.into() });
+        if let Ok(sinks) = self.skip_sinks.lock() {
+            let item = Skipped { path: path.to_vec(), reason: reason.into() };
+            sinks.iter().for_each(|sink| sink(&item));
         }
     }
 

@@ -1,9 +1,12 @@
 //! Tests of the pipeline against real file systems and real servers, in one binary.
 #![allow(
+    missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
     reason = "a test fails by panicking"
 )]
 
+mod bed;
+mod block;
 mod store;

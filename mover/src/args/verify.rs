@@ -1,0 +1,25 @@
+//! `tradewind verify`
+
+use clap::Args;
+
+use super::run::EngineArgs;
+use super::values;
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Read and check every byte, not only that everything is there
+    #[arg(long, conflicts_with = "sample")]
+    pub(crate) read_data: bool,
+
+    /// Read and check this share of the data, such as 10%; another share each time
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    pub(crate) sample: Option<f64>,
+
+    /// Snapshot that must be there; may be given several times
+    #[arg(long, value_name = "ID", value_parser = values::snapshot)]
+    pub(crate) expect: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}

@@ -1,0 +1,22 @@
+//! `tradewind cat`
+
+use std::sync::Arc;
+
+use tradewind_pipeline::Result;
+
+use super::{data_output, tags};
+use crate::args::{CatArgs, Global};
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::job;
+use crate::limits::Limits;
+use crate::output::Output;
+
+pub(super) fn run(global: &Global, args: &CatArgs, output: &Arc<Output>) -> Result<Outcome> {
+    let tags = tags(&args.selection.tags)?;
+    let context = Context::new(global, Limits::small(), output)?;
+    let repository = job::open(&context)?;
+    let summary = job::cat(&context, &repository, args, tags, &mut data_output()?)?;
+    output.aside(&summary);
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,154 @@
+//! What a run may use, when nobody said: memory and processors of this machine as the cgroup allows them.
+
+use std::path::{Path, PathBuf};
+
+use crate::args::EngineArgs;
+
+/// Memory for buffers when there is plenty.
+const MEMORY: u64 = 192 << 20;
+
+/// Memory for buffers in the smallest of cgroups: the least that a run accepts.
+const MEMORY_FLOOR: u64 = 64 << 20;
+
+/// Cgroup v1 says "no limit" with a number near 2^63.
+const UNLIMITED: u64 = 1 << 60;
+
+/// Limits of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Bytes of all buffers together.
+    pub(crate) memory: u64,
+    /// CPU workers.
+    pub(crate) workers: usize,
+    /// Bytes per second from the source or to the target; 0 is no limit.
+    pub(crate) read_rate: u64,
+    /// Bytes per second to or from the store; 0 is no limit.
+    pub(crate) upload_rate: u64,
+}
+
+impl Limits {
+    /// What was asked for, and the machine's share for the rest.
+    pub(crate) fn chosen(args: &EngineArgs) -> Self {
+        Self {
+            memory: args.memory.unwrap_or_else(default_memory),
+            workers: args.workers.unwrap_or_else(processors),
+            read_rate: args.read_rate.unwrap_or(0),
+            upload_rate: args.upload_rate.unwrap_or(0),
+        }
+    }
+
+    /// For commands that move little.
+    pub(crate) fn small() -> Self {
+        Self { memory: default_memory(), workers: processors(), read_rate: 0, upload_rate: 0 }
+    }
+}
+
+/// Processors that this process may use: the standard library minds affinity and the quotas of both cgroup versions.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Half of what the cgroup allows, because the page cache and the rest of the process live there too; at most
+/// [`MEMORY`].
+fn default_memory() -> u64 {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    memory_for(cgroup_memory(&groups, Path::new("/sys/fs/cgroup")))
+}
+
+fn memory_for(limit: Option<u64>) -> u64 {
+    limit.map_or(MEMORY, |l| (l / 2).clamp(MEMORY_FLOOR, MEMORY))
+}
+
+/// The tightest memory limit on the way from this process's cgroup to the root, in bytes. `groups` is
+/// `/proc/self/cgroup`, `mount` where the hierarchies are mounted.
+fn cgroup_memory(groups: &str, mount: &Path) -> Option<u64> {
+    let lines = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        Some((fields.next()?, fields.next()?))
+    });
+    lines
+        .filter_map(|(controllers, group)| match controllers {
+            "" => tightest(mount, group, "memory.max").or_else(|| {
+                // Version 2 beside version 1 has a mount of its own.
+                tightest(&mount.join("unified"), group, "memory.max")
+            }),
+            c if c.split(',').any(|c| c == "memory") => {
+                tightest(&mount.join("memory"), group, "memory.limit_in_bytes")
+            }
+            _ => None,
+        })
+        .min()
+}
+
+/// The smallest number in `file` from `group` up to the root of a hierarchy. Inside a container the group's path may
+/// be the host's and lead nowhere: then the root, which is the container's, is all there is.
+fn tightest(hierarchy: &Path, group: &str, file: &str) -> Option<u64> {
+    let group: PathBuf = hierarchy.join(group.trim_start_matches('/'));
+    group
+        .ancestors()
+        .take_while(|folder| folder.starts_with(hierarchy))
+        .filter_map(|folder| std::fs::read_to_string(folder.join(file)).ok())
+        .filter_map(|text| text.trim().parse().ok())
+        .filter(|limit| *limit < UNLIMITED)
+        .min()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+    use super::*;
+
+    fn hierarchy(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn version_2_takes_the_tightest_ancestor() {
+        let dir = hierarchy(&[
+            ("a/memory.max", "104857600\n"),
+            ("a/b/memory.max", "max\n"),
+            ("a/b/c/memory.max", "209715200\n"),
+        ]);
+        assert_eq!(cgroup_memory("0::/a/b/c\n", dir.path()), Some(100 << 20));
+        assert_eq!(cgroup_memory("0::/\n", dir.path()), None);
+    }
+
+    #[test]
+    fn version_1_and_hybrid() {
+        let dir = hierarchy(&[
+            ("memory/docker/x/memory.limit_in_bytes", "67108864\n"),
+            ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
+        ]);
+        let groups = "12:cpu,cpuacct:/docker/x\n4:memory:/docker/x\n0::/docker/x\n";
+        assert_eq!(cgroup_memory(groups, dir.path()), Some(64 << 20));
+    }
+
+    #[test]
+    fn a_path_of_the_host_falls_back_to_the_container() {
+        let dir = hierarchy(&[("memory.max", "134217728\n")]);
+        assert_eq!(cgroup_memory("0::/kubepods/pod1/c1\n", dir.path()), Some(128 << 20));
+    }
+
+    #[test]
+    fn nonsense_is_no_limit() {
+        let dir = hierarchy(&[("memory.max", "much\n")]);
+        for groups in ["", "0", "0::", "x:y", "0::/\n"] {
+            assert_eq!(cgroup_memory(groups, dir.path()), None, "{groups}");
+        }
+    }
+
+    #[test]
+    fn memory_is_half_within_bounds() {
+        assert_eq!(memory_for(None), 192 << 20);
+        assert_eq!(memory_for(Some(1 << 40)), 192 << 20);
+        assert_eq!(memory_for(Some(256 << 20)), 128 << 20);
+        assert_eq!(memory_for(Some(16 << 20)), 64 << 20);
+    }
+}

@@ -1,0 +1,648 @@
+//! Backup: from a source to a committed snapshot.
+//!
+//! ```text
+//! source ─► io ─► chunk ─► index ─► seal ─► pack ─► store ─► manifest
+//!
+//! driver (this thread)          workers                     uploads (async)
+//! walks or reads, cuts ──jobs──► zero? id, known?           parts of packs, in parallel
+//!        │                       compress, encrypt ──parts──►        │
+//!        └──drafts (ordered)──► page writer ──pages──────────────────┤
+//!                               waits for each job's ticket          ▼
+//!                                                         index segments, then the manifest
+//! ```
+//! Whatever fails or dies before the manifest's creation leaves garbage at worst: packs that the next run finds in
+//! the index and uses again.
+
+mod block;
+mod parent;
+mod readahead;
+mod ticket;
+mod tree;
+mod work;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::runtime::Handle;
+
+use crate::chunk::{Cutter, Sizes, valid_block_chunk};
+use crate::entry::{PageRef, Time};
+use crate::error::{Error, FirstError, Result};
+use crate::gc;
+use crate::index::{Index, IndexConfig, MAX_RECORDS, SyncReport};
+use crate::io::{EngineChoice, Pool, Probe, probe};
+use crate::limits::{BLOCK_READ, FILE_READ, Limits, Plan, plan};
+use crate::manifest::{Counts, Manifest, SkippedItem, SourceInfo, Statistics, VolumeKind, VolumeName};
+use crate::pack::upload::Uploads;
+use crate::pack::{Class, SessionId};
+use crate::page::entries::{EntryWriter, boundary_key};
+use crate::progress::{Counter, Progress, Skipped};
+use crate::repository::{CdcSizes, Repository};
+use crate::seal::Level;
+use crate::session::{
+    Checkpoint, Committed, Leftover, OpenUpload, Outcome, Session, abort_uploads, host_name, leftovers, supersede,
+};
+use crate::source::block::BlockSource;
+use crate::source::tree::{ExcludeSet, TreeOptions};
+pub(crate) use parent::loader;
+use parent::Parent;
+use readahead::ReadAhead;
+use work::{Job, Lane, Shared};
+
+/// What to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A directory is a tree; a block device or regular file is a block volume.
+    Path(PathBuf),
+    /// Standard input, to its end, as a block volume.
+    Stdin,
+}
+
+/// Which snapshot unchanged data is taken over from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ParentChoice {
+    /// The newest of the volume, if it fits.
+    Auto,
+    /// None: read and compare everything. What the repository knows is still not stored again.
+    None,
+    /// This one: an id, or its beginning.
+    Id(String),
+}
+
+/// How to back up.
+#[derive(Debug, Clone)]
+pub struct BackupOptions {
+    /// What to read.
+    pub source: Source,
+    /// Name of the volume; by default `host:canonical path`.
+    pub volume: Option<String>,
+    /// Marks for finding the snapshot again.
+    pub tags: BTreeMap<String, String>,
+    /// Parent snapshot.
+    pub parent: ParentChoice,
+    /// What to leave out of a tree.
+    pub excludes: ExcludeSet,
+    /// Read a device although it is mounted read-write; recorded in the manifest.
+    pub live: bool,
+    /// Do everything but write to the store.
+    pub dry_run: bool,
+    /// Do not enter mount points and subvolumes below the root of a tree.
+    pub one_file_system: bool,
+    /// Read attributes that need privileges.
+    pub privileged: bool,
+    /// Which io engine to use.
+    pub engine: EngineChoice,
+    /// What the run may spend.
+    pub limits: Limits,
+    /// How hard to compress.
+    pub level: Level,
+    /// Bytes of a block volume's chunks; by default those of the parent, or of the repository.
+    pub chunk_size: Option<u32>,
+    /// Where to keep the index cache.
+    pub cache_dir: Option<PathBuf>,
+    /// How much a crash may cost: packs are finished and recorded at least this often.
+    pub checkpoint_interval: Duration,
+}
+
+/// What a backup did.
+#[derive(Debug, Clone)]
+pub struct BackupReport {
+    /// The committed manifest; `None` for a dry run.
+    pub manifest: Option<Box<Manifest>>,
+    /// Volume name.
+    pub volume: VolumeName,
+    /// Parent that was used.
+    pub parent: Option<SessionId>,
+    /// Engine that was used, and why.
+    pub engine: Probe,
+    /// Things the user should know that did not stop the run: damaged parents, index repairs, clocks, caches.
+    pub warnings: Vec<String>,
+    /// Items skipped, in all.
+    pub skipped: u64,
+    /// Contents of the tree.
+    pub counts: Counts,
+    /// What it took.
+    pub statistics: Statistics,
+}
+
+/// Skipped items that go into the manifest.
+const SKIPPED_KEPT: usize = crate::manifest::MAX_SKIPPED_ITEMS;
+
+/// Threads that look at files ahead of the driver. More than the CPUs, because they wait for the disk.
+const PREFETCH: usize = 8;
+
+/// Runs a backup. Blocks; `runtime` carries the store's requests.
+///
+/// # Errors
+/// See [`crate::error::Kind`]. After any error the repository is as before, and a later run uses what was uploaded.
+pub fn run(
+    runtime: &Handle,
+    repository: &Arc<Repository>,
+    options: &BackupOptions,
+    progress: &Arc<Progress>,
+) -> Result<BackupReport> {
+    let engine = probe(options.engine)?;
+    let (volume, source) = open_source(options)?;
+    let run = Run::prepare(runtime, repository, options, progress, volume, &source, engine)?;
+    let result = run.transfer(&source);
+    run.settle(result, &source)
+}
+
+/// An opened source.
+enum Opened {
+    Tree(PathBuf),
+    Block(BlockSource),
+    Stdin,
+}
+
+impl Opened {
+    fn kind(&self) -> VolumeKind {
+        match self {
+            Self::Tree(_) => VolumeKind::Tree,
+            Self::Block(_) | Self::Stdin => VolumeKind::Block,
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Tree(path) => path,
+            Self::Block(source) => source.path(),
+            Self::Stdin => Path::new("-"),
+        }
+    }
+}
+
+fn open_source(options: &BackupOptions) -> Result<(VolumeName, Opened)> {
+    let (path, opened) = match &options.source {
+        Source::Stdin => (PathBuf::from("-"), Opened::Stdin),
+        Source::Path(path) => {
+            let path = path.canonicalize().map_err(|e| Error::source_io(path, "cannot open", e))?;
+            let opened = if path.is_dir() {
+                Opened::Tree(path.clone())
+            } else {
+                Opened::Block(BlockSource::open(&path, options.live)?)
+            };
+            (path, opened)
+        }
+    };
+    let volume = match (&options.volume, &opened) {
+        (Some(name), _) => VolumeName::new(name.as_bytes())?,
+        (None, Opened::Stdin) => return Err(Error::Usage("standard input needs a name: give --volume".into())),
+        (None, _) => VolumeName::of_path(&host_name(), &path)?,
+    };
+    Ok((volume, opened))
+}
+
+/// Everything a run holds.
+struct Run<'a> {
+    runtime: &'a Handle,
+    repository: &'a Arc<Repository>,
+    options: &'a BackupOptions,
+    progress: &'a Arc<Progress>,
+    engine: Probe,
+    session: Option<Arc<Session>>,
+    volume: VolumeName,
+    parent: Parent,
+    plan: Plan,
+    read_bytes: usize,
+    chunk: u32,
+    index: Arc<Index>,
+    failure: Arc<FirstError>,
+    flush: Arc<tokio::sync::Notify>,
+    warnings: Vec<String>,
+    leftovers: Vec<Leftover>,
+    skipped: Arc<Mutex<Vec<SkippedItem>>>,
+    local_started_ms: u64,
+}
+
+impl<'a> Run<'a> {
+    fn prepare(
+        runtime: &'a Handle,
+        repository: &'a Arc<Repository>,
+        options: &'a BackupOptions,
+        progress: &'a Arc<Progress>,
+        volume: VolumeName,
+        source: &Opened,
+        engine: Probe,
+    ) -> Result<Self> {
+        let local_started_ms = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        let mut warnings = Vec::new();
+        if let Some(bytes) = options.chunk_size
+            && !valid_block_chunk(bytes)
+        {
+            return Err(Error::Usage(format!("chunk size {bytes}: give a power of two from 16 KiB to 4 MiB")));
+        }
+        let parent = runtime.block_on(Parent::find(repository, options, &volume, source.kind(), &mut warnings))?;
+        let chunk = options
+            .chunk_size
+            .or(parent.manifest.as_ref().and_then(|m| m.block_chunk))
+            .unwrap_or(repository.config().parameters.block_chunk);
+        let read_bytes = match source.kind() {
+            VolumeKind::Tree => FILE_READ,
+            VolumeKind::Block => BLOCK_READ.max(chunk as usize),
+        };
+        let plan = plan(options.limits.memory, options.limits.workers, read_bytes)?;
+        let session = match options.dry_run {
+            true => None,
+            false => Some(Arc::new(runtime.block_on(Session::open(repository, &volume))?)),
+        };
+        if let Some(ahead) = session.as_ref().map(|s| s.clock_ahead_ms()).filter(|ms| ms.abs() > 60_000) {
+            warnings.push(format!("this machine's clock is {} s ahead of the store's", ahead / 1000));
+        }
+        let leftovers = match &session {
+            None => Vec::new(),
+            Some(session) => runtime.block_on(clear_leftovers(repository, &volume, session.id()))?,
+        };
+        let generation = session.as_ref().map_or(0, |s| s.generation());
+        let (index, report) = runtime.block_on(open_index(
+            repository,
+            session.as_ref().map(|s| s.id()),
+            &IndexConfig {
+                cache_dir: options.cache_dir.clone(),
+                filter_bytes: plan.filter_bytes,
+                generation,
+                ..IndexConfig::default()
+            },
+        ))?;
+        warnings.extend(index_warnings(&report));
+        let skipped = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&skipped);
+        progress.on_skip(move |item: &Skipped| {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() < SKIPPED_KEPT {
+                kept.push(SkippedItem { path: item.path.clone().into(), reason: item.reason.clone() });
+            }
+        });
+        Ok(Self {
+            runtime,
+            repository,
+            options,
+            progress,
+            engine,
+            session,
+            volume,
+            parent,
+            plan,
+            read_bytes,
+            chunk,
+            index: Arc::new(index),
+            failure: Arc::default(),
+            flush: Arc::default(),
+            warnings,
+            leftovers,
+            skipped,
+            local_started_ms,
+        })
+    }
+
+    /// Wires the stations and moves the volume; returns the root and the size in bytes.
+    fn transfer(&self, source: &Opened) -> Result<(PageRef, u64)> {
+        let parts = Pool::new(self.plan.part_bytes, self.plan.parts)?;
+        let buffers = Pool::new(self.read_bytes, self.plan.read_buffers)?;
+        let uploads = self.uploads(parts);
+        let shared = self.shared(&uploads);
+        let rate = self.options.limits.read_rate.clone();
+        let (failure, progress) = (Arc::clone(&self.failure), Arc::clone(self.progress));
+        let mut reads = ReadAhead::new(self.engine.kind, buffers, rate, progress, failure)?;
+        // Two jobs for each worker: one in hand, one at hand. More would only hold buffers.
+        let (jobs, work) = bounded::<Job>(2 * self.plan.workers);
+
+        let checkpoints = self.session.as_ref().map(|s| self.runtime.spawn(self.checkpoints(s, &uploads)));
+        let result = std::thread::scope(|scope| {
+            for n in 0..self.plan.workers {
+                let (lane, work) = (Lane::new(&shared, Class::Data), work.clone());
+                std::thread::Builder::new()
+                    .name(format!("worker-{n}"))
+                    .spawn_scoped(scope, move || lane.run(&work))
+                    .map_err(|e| Error::Internal(format!("cannot start a thread: {e}")))?;
+            }
+            drop(work);
+            let pages = Lane::new(&shared, Class::Metadata);
+            match source {
+                Opened::Tree(root) => {
+                    self.progress.expect_total(self.parent.manifest.as_ref().map_or(0, |m| m.size));
+                    let (drafts, ordered) = bounded(tree::DRAFTS);
+                    let writer = EntryWriter::new(self.repository.master());
+                    let pages = self.page_writer(scope, pages, ordered, |drafts, lane| {
+                        tree::write_pages(drafts, writer, lane)
+                    })?;
+                    let driven = self.drive_tree(root, jobs, drafts, &mut reads);
+                    let root = join(pages, &self.failure);
+                    driven?;
+                    root.map(|root| (root, root.len))
+                }
+                Opened::Block(_) | Opened::Stdin => {
+                    let (drafts, ordered) = bounded(tree::DRAFTS);
+                    let chunk = self.chunk;
+                    let pages = self.page_writer(scope, pages, ordered, move |drafts, lane| {
+                        block::write_pages(drafts, chunk, lane)
+                    })?;
+                    let driven = self.drive_block(source, jobs, drafts, &mut reads);
+                    let root = join(pages, &self.failure);
+                    let size = driven?;
+                    root.map(|root| (root, size))
+                }
+            }
+        });
+        self.runtime.block_on(uploads.settle());
+        if let Some(task) = checkpoints {
+            task.abort();
+            let _ = self.runtime.block_on(task);
+        }
+        self.failure.take()?;
+        let done = result?;
+        if done.0.len != done.1 {
+            return Err(Error::Internal(format!("pages cover {} of {} bytes", done.0.len, done.1)));
+        }
+        Ok(done)
+    }
+
+    fn uploads(&self, parts: Pool) -> Arc<Uploads> {
+        let (index, flush) = (Arc::clone(&self.index), Arc::clone(&self.flush));
+        Uploads::new(
+            Arc::clone(self.repository.store()),
+            self.runtime.clone(),
+            parts,
+            Arc::clone(&self.failure),
+            Arc::clone(self.progress),
+            Box::new(move |pack, size, placed| {
+                index.finished(pack, size, placed);
+                if index.pending() >= MAX_RECORDS {
+                    flush.notify_one();
+                }
+            }),
+        )
+    }
+
+    fn shared(&self, uploads: &Arc<Uploads>) -> Shared {
+        Shared {
+            index: Arc::clone(&self.index),
+            hasher: self.repository.hasher().clone(),
+            failure: Arc::clone(&self.failure),
+            progress: Arc::clone(self.progress),
+            uploads: Arc::clone(uploads),
+            master: self.repository.master().clone(),
+            epoch: self.repository.epoch(),
+            session: self.session.as_ref().map_or(SessionId([0; 12]), |s| s.id()),
+            level: self.options.level,
+            checkpoint: self.options.checkpoint_interval,
+            dry_run: self.session.is_none(),
+        }
+    }
+
+    fn page_writer<'s, T: Send + 's>(
+        &self,
+        scope: &'s std::thread::Scope<'s, '_>,
+        mut lane: Lane,
+        drafts: Receiver<T>,
+        write: impl FnOnce(&Receiver<T>, &mut Lane) -> Result<PageRef> + Send + 's,
+    ) -> Result<std::thread::ScopedJoinHandle<'s, Result<PageRef>>> {
+        std::thread::Builder::new()
+            .name("pages".into())
+            .spawn_scoped(scope, move || write(&drafts, &mut lane))
+            .map_err(|e| Error::Internal(format!("cannot start a thread: {e}")))
+    }
+
+    fn drive_tree(
+        &self,
+        root: &Path,
+        jobs: Sender<Job>,
+        drafts: Sender<tree::Draft>,
+        reads: &mut ReadAhead,
+    ) -> Result<()> {
+        let master = self.repository.master();
+        let cutter = Cutter::new(master, self.cdc());
+        let progress = Arc::clone(self.progress);
+        let mut driver = tree::Driver::new(root, cutter, boundary_key(master), jobs, drafts, progress);
+        let options = TreeOptions {
+            one_file_system: self.options.one_file_system,
+            excludes: self.options.excludes.clone(),
+            privileged: self.options.privileged,
+            prefetch_threads: PREFETCH,
+            memory: self.plan.tree_bytes,
+            temp_dir: self.options.cache_dir.clone().unwrap_or_else(std::env::temp_dir),
+            ..TreeOptions::default()
+        };
+        let parent = self.parent.entries(self.runtime, self.repository, &self.index, self.progress);
+        let started = self.parent.started().map(|ms| Time {
+            seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
+            nanos: u32::try_from(ms % 1000).unwrap_or(0) * 1_000_000,
+        });
+        crate::source::tree::stream(root, options, parent, started, self.progress, |found| {
+            self.failure.check()?;
+            driver.visit(found, reads)
+        })?;
+        driver.finish()
+    }
+
+    fn drive_block(
+        &self,
+        source: &Opened,
+        jobs: Sender<Job>,
+        drafts: Sender<block::Draft>,
+        reads: &mut ReadAhead,
+    ) -> Result<u64> {
+        let driver = block::Driver {
+            chunk: self.chunk as usize,
+            parent: self.parent.extents(self.chunk, self.runtime, self.repository, &self.index, self.progress),
+            jobs,
+            drafts,
+            progress: Arc::clone(self.progress),
+            next: 0,
+        };
+        match source {
+            Opened::Block(source) => {
+                self.progress.expect_total(source.size());
+                driver.read(source, reads)
+            }
+            _ => driver.read_stream(std::io::stdin().lock(), source.path(), reads),
+        }
+    }
+
+    fn cdc(&self) -> Sizes {
+        let CdcSizes { min, average, max } = self.repository.config().parameters.cdc;
+        Sizes { min, average, max }
+    }
+
+    /// Writes index segments and checkpoints until it is aborted.
+    fn checkpoints(&self, session: &Arc<Session>, uploads: &Arc<Uploads>) -> impl Future<Output = ()> + Send + 'static {
+        let (index, failure, flush) =
+            (Arc::clone(&self.index), Arc::clone(&self.failure), Arc::clone(&self.flush));
+        let (uploads, progress, session) = (Arc::clone(uploads), Arc::clone(self.progress), Arc::clone(session));
+        let interval = self.options.checkpoint_interval;
+        async move {
+            loop {
+                let due = tokio::select! {
+                    () = tokio::time::sleep(interval) => true,
+                    () = flush.notified() => false,
+                };
+                if let Err(error) = index.flush().await {
+                    failure.set(error);
+                    return;
+                }
+                if !due {
+                    continue;
+                }
+                let open = uploads.open().into_iter().map(|(key, upload)| OpenUpload { key, upload }).collect();
+                let done = progress.get(Counter::Done);
+                let checkpoint = Checkpoint { uploads: open, done, ..Checkpoint::default() };
+                // A checkpoint that fails costs nothing but resuming from an older one; a store that stays away
+                // fails the uploads as well.
+                let _ = session.checkpoint(&checkpoint).await;
+                let _ = session.tick().await;
+            }
+        }
+    }
+
+    /// Commits what was transferred, or leaves the session so that the next run goes on from it.
+    fn settle(mut self, transferred: Result<(PageRef, u64)>, source: &Opened) -> Result<BackupReport> {
+        let Some(session) = self.session.clone() else {
+            let (root, size) = transferred?;
+            let manifest = self.manifest(root, size, source);
+            return Ok(self.report(None, &manifest));
+        };
+        let committed = transferred.and_then(|(root, size)| {
+            self.progress.check()?;
+            self.runtime.block_on(async {
+                self.index.flush().await?;
+                session.commit(self.manifest(root, size, source)).await
+            })
+        });
+        match committed {
+            Ok(Committed::Done(manifest)) => {
+                for leftover in self.leftovers.iter().filter(|l| l.is_over()) {
+                    // Their packs are safe now, in this snapshot or in the index. Next time is soon enough too.
+                    let _ = self.runtime.block_on(supersede(self.repository, leftover));
+                }
+                Ok(self.report(Some(manifest.clone()), &manifest))
+            }
+            Ok(Committed::Overtaken(_)) => {
+                let _ = self.runtime.block_on(session.end(Outcome::Failed));
+                Err(Error::Conflict("packs that this run used again were condemned meanwhile".into()))
+            }
+            Err(error) => {
+                let outcome = match error {
+                    Error::Cancelled => Outcome::Cancelled,
+                    _ => Outcome::Failed,
+                };
+                // What is durable shall be found by the next run; the error that ended this one is what matters.
+                let index = Arc::clone(&self.index);
+                let _ = self.runtime.block_on(async move {
+                    index.flush().await?;
+                    session.end(outcome).await
+                });
+                self.warnings.clear();
+                Err(error)
+            }
+        }
+    }
+
+    fn manifest(&self, root: PageRef, size: u64, source: &Opened) -> Box<Manifest> {
+        let kind = source.kind();
+        let mut manifest = Manifest::new(self.volume.clone(), kind, Some(root), size);
+        let count = |c| self.progress.get(c);
+        manifest.parent = self.parent.manifest.as_ref().map(|m| m.id);
+        manifest.block_chunk = (kind == VolumeKind::Block).then_some(self.chunk);
+        manifest.cdc = (kind == VolumeKind::Tree).then_some(self.repository.config().parameters.cdc);
+        manifest.counts = Counts {
+            files: count(Counter::Files),
+            directories: count(Counter::Directories),
+            others: count(Counter::Others),
+            mounts: count(Counter::Mounts),
+        };
+        manifest.source = SourceInfo {
+            path: std::os::unix::ffi::OsStrExt::as_bytes(source.path().as_os_str()).to_vec().into(),
+            host: host_name(),
+            live: self.options.live,
+            engine: self.engine.kind.to_string(),
+        };
+        manifest.tags = self.options.tags.clone();
+        manifest.skipped = count(Counter::Skips);
+        manifest.skipped_items = self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        manifest.statistics = Statistics {
+            read: count(Counter::Read),
+            holes: count(Counter::Holes),
+            reused: count(Counter::Reused),
+            new: count(Counter::New),
+            stored: count(Counter::Stored),
+            uploaded: count(Counter::Uploaded),
+            chunks_new: count(Counter::ChunksNew),
+            chunks_reused: count(Counter::ChunksReused),
+            packs: count(Counter::Packs),
+            files_unchanged: count(Counter::FilesUnchanged),
+            wall_ms: u64::try_from(self.progress.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        manifest.privileged_metadata = self.options.privileged;
+        manifest.local_started_ms = self.local_started_ms;
+        Box::new(manifest)
+    }
+
+    fn report(self, committed: Option<Box<Manifest>>, manifest: &Manifest) -> BackupReport {
+        BackupReport {
+            volume: self.volume,
+            parent: manifest.parent,
+            engine: self.engine,
+            warnings: self.warnings,
+            skipped: manifest.skipped,
+            counts: manifest.counts,
+            statistics: manifest.statistics,
+            manifest: committed,
+        }
+    }
+}
+
+fn join(pages: std::thread::ScopedJoinHandle<'_, Result<PageRef>>, failure: &FirstError) -> Result<PageRef> {
+    match pages.join() {
+        Ok(Ok(root)) => Ok(root),
+        Ok(Err(Error::Cancelled)) => Err(Error::Cancelled),
+        Ok(Err(error)) => {
+            failure.set(error);
+            Err(Error::Cancelled)
+        }
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Opens the index for reading, or for writing as `session`, without the packs that a collector has condemned.
+pub(crate) async fn open_index(
+    repository: &Repository,
+    session: Option<SessionId>,
+    config: &IndexConfig,
+) -> Result<(Index, SyncReport)> {
+    let store = Arc::clone(repository.store());
+    let (index, report) =
+        Index::open(store, repository.master(), repository.epoch(), &repository.id().0, session, config.clone())
+            .await?;
+    if session.is_some() {
+        let mut condemned = Vec::new();
+        gc::visit_unusable(repository, 0, &mut |pack| condemned.push(pack)).await?;
+        index.exclude(condemned);
+    }
+    Ok((index, report))
+}
+
+/// What the user should know about the state of the index.
+pub(crate) fn index_warnings(report: &SyncReport) -> Vec<String> {
+    let damaged = report.damaged.iter().map(|(key, why)| format!("index segment {key} is damaged: {why}"));
+    let missing = report.missing.iter().map(|key| format!("index segment {key} is missing"));
+    damaged.chain(missing).chain(report.cache_unused.clone()).collect()
+}
+
+/// Sessions of earlier runs that did not finish. Uploads of those that are dead are aborted.
+async fn clear_leftovers(
+    repository: &Repository,
+    volume: &VolumeName,
+    own: SessionId,
+) -> Result<Vec<Leftover>> {
+    let found = leftovers(repository, volume, Some(own)).await?;
+    for leftover in &found {
+        // What cannot be aborted now stays until the store's own rules clear it.
+        let _ = abort_uploads(repository, leftover).await;
+    }
+    Ok(found)
+}

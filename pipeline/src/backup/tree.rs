@@ -1,0 +1,430 @@
+//! The way of a directory tree: entries -> bundles of small files, chunks of large ones -> tickets -> pages.
+//!
+//! Small files travel together in bundles of about 256 KiB. A bundle ends where a keyed hash of a path says so, so
+//! that a file inserted in one place moves nothing in another.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use crossbeam_channel::{Receiver, Sender};
+
+use super::readahead::ReadAhead;
+use super::ticket::{Answer, Outcome, Ticket, ticket};
+use super::work::{Job, Lane};
+use crate::chunk::Cutter;
+use crate::entry::{ChunkRef, Content, Entry, Extent, PageRef};
+use crate::error::{Error, Result};
+use crate::io::DirectFile;
+use crate::page::entries::{EntryWriter, path_hash};
+use crate::page::extents::{ExtentWriter, Shape};
+use crate::progress::{Counter, Progress};
+use crate::source::tree::{Found, FoundData, OpenFile, SmallFile};
+
+/// Files of this size and more are chunks of their own, bytes: the least a content-defined chunk has.
+const BUNDLED: u64 = 128 << 10;
+
+/// A bundle may end at 64 KiB and must at 512 KiB, bytes.
+const BUNDLE: Range<usize> = 64 << 10..512 << 10;
+
+/// A bundle may end at one in so many files: with files of 6 KiB that makes 256 KiB.
+const BUNDLE_ODDS: u64 = 32;
+
+/// Drafts after which an open bundle ends in any case. Less than [`DRAFTS`], or the page writer could wait for a
+/// bundle that cannot be handed out because the page writer's queue is full.
+const BUNDLE_DRAFTS: usize = 512;
+
+/// Drafts that may wait for the page writer.
+pub(super) const DRAFTS: usize = 2048;
+
+/// Extents that an entry holds itself; files with more have pages of their own.
+const INLINE_EXTENTS: usize = 64;
+
+/// Files with several links whose contents are remembered. Further links are read again, and found to be known.
+const LINKS: usize = 16 << 10;
+
+/// What the driver tells the page writer, in tree order.
+#[derive(Debug)]
+pub(super) enum Draft {
+    /// An entry that is complete: it has no bytes, or its parent's.
+    Entry(Box<Entry>),
+    /// An extent of the file whose [`Draft::File`] follows.
+    Piece(Piece),
+    /// The file whose extents were sent; `remember` when further links to it may come.
+    File(Box<Entry>, bool),
+    /// The extents sent last belong to a file that could not be read.
+    Abandon,
+    /// Another link to a file that was remembered.
+    Link(Box<Entry>),
+}
+
+/// A stretch of a file.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Hole(u64),
+    /// All `len` bytes of what the ticket stands for.
+    Chunk { ticket: Ticket, len: u32 },
+    /// `len` bytes at `skip` of the bundle that the ticket stands for.
+    Slice { ticket: Ticket, skip: u32, len: u32 },
+}
+
+/// The last files with several links, by device and inode. Driver and page writer each keep one and do the same with
+/// it, so what one remembers the other knows.
+#[derive(Debug)]
+struct Recent<V> {
+    map: HashMap<(u64, u64), V>,
+    order: VecDeque<(u64, u64)>,
+}
+
+impl<V> Default for Recent<V> {
+    fn default() -> Self {
+        Self { map: HashMap::new(), order: VecDeque::new() }
+    }
+}
+
+impl<V> Recent<V> {
+    fn insert(&mut self, entry: &Entry, value: V) {
+        let key = (entry.device, entry.inode);
+        if self.map.insert(key, value).is_none() {
+            self.order.push_back(key);
+            if self.order.len() > LINKS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.map.remove(&oldest);
+            }
+        }
+    }
+
+    fn get(&self, entry: &Entry) -> Option<&V> {
+        self.map.get(&(entry.device, entry.inode))
+    }
+}
+
+/// Turns what the walk finds into jobs and drafts.
+pub(super) struct Driver<'a> {
+    root: &'a Path,
+    cutter: Cutter,
+    boundary: [u8; 32],
+    jobs: Sender<Job>,
+    drafts: Sender<Draft>,
+    progress: Arc<Progress>,
+    bundle: Option<Bundle>,
+    links: Recent<()>,
+}
+
+/// Small files on their way into one chunk.
+struct Bundle {
+    bytes: BytesMut,
+    ticket: Ticket,
+    answer: Answer,
+    /// Drafts sent since it was opened.
+    drafts: usize,
+}
+
+/// How far a large file has come.
+struct Large {
+    /// First byte that was not dealt with yet.
+    end: u64,
+    /// The beginning of a chunk that goes on in the next piece.
+    carry: BytesMut,
+    /// The file ended before its size.
+    short: bool,
+}
+
+impl<'a> Driver<'a> {
+    /// A driver without an open bundle, for the tree at `root`.
+    pub(super) fn new(
+        root: &'a Path,
+        cutter: Cutter,
+        boundary: [u8; 32],
+        jobs: Sender<Job>,
+        drafts: Sender<Draft>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Self { root, cutter, boundary, jobs, drafts, progress, bundle: None, links: Recent::default() }
+    }
+
+    /// Deals with one entry; large files are read with `reads`.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] when the run failed elsewhere. Trouble with the file itself is reported as skipped.
+    pub(super) fn visit(&mut self, found: Found, reads: &mut ReadAhead) -> Result<()> {
+        let Found { entry, data } = found;
+        let entry = Box::new(entry);
+        let linked = entry.links > 1 && entry.size > 0;
+        match data {
+            FoundData::None => self.draft(Draft::Entry(entry)),
+            FoundData::Unchanged => {
+                self.progress.add(Counter::Done, entry.size);
+                self.progress.add(Counter::Reused, entry.size);
+                self.draft(Draft::Entry(entry))
+            }
+            FoundData::Small(_) | FoundData::Large(_) if linked && self.links.get(&entry).is_some() => {
+                self.progress.add(Counter::Done, entry.size);
+                self.draft(Draft::Link(entry))
+            }
+            FoundData::Small(file) => {
+                self.small(&entry, &file)?;
+                self.file(entry, linked)
+            }
+            FoundData::Large(file) => self.large(entry, &file, linked, reads),
+        }
+    }
+
+    /// Hands out the last bundle.
+    ///
+    /// # Errors
+    /// As [`Driver::visit`].
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.close_bundle()
+    }
+
+    fn file(&mut self, entry: Box<Entry>, linked: bool) -> Result<()> {
+        if linked {
+            self.links.insert(&entry, ());
+        }
+        self.draft(Draft::File(entry, linked))
+    }
+
+    fn small(&mut self, entry: &Entry, file: &SmallFile) -> Result<()> {
+        let mut end = 0;
+        for (range, bytes) in file.parts() {
+            self.hole(range.offset - end)?;
+            end = range.offset + range.len;
+            if range.len >= BUNDLED {
+                let mut carry = BytesMut::new();
+                self.cut(&Bytes::copy_from_slice(bytes), &mut carry)?;
+                self.cut_rest(&mut carry)?;
+            } else {
+                self.bundle(bytes)?;
+            }
+        }
+        self.hole(entry.size - end)?;
+        let ends = self.bundle.as_ref().is_some_and(|b| {
+            b.bytes.len() >= BUNDLE.start && path_hash(&self.boundary, &entry.path) % BUNDLE_ODDS == 0
+        });
+        if ends { self.close_bundle() } else { Ok(()) }
+    }
+
+    fn bundle(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.bundle.as_ref().is_some_and(|b| b.bytes.len() + bytes.len() > BUNDLE.end) {
+            self.close_bundle()?;
+        }
+        let bundle = self.bundle.get_or_insert_with(|| {
+            let (ticket, answer) = ticket();
+            Bundle { bytes: BytesMut::new(), ticket, answer, drafts: 0 }
+        });
+        let skip = length(bundle.bytes.len())?;
+        bundle.bytes.extend_from_slice(bytes);
+        let ticket = bundle.ticket.clone();
+        self.draft(Draft::Piece(Piece::Slice { ticket, skip, len: length(bytes.len())? }))
+    }
+
+    fn close_bundle(&mut self) -> Result<()> {
+        match self.bundle.take() {
+            None => Ok(()),
+            Some(bundle) => self.job(bundle.bytes.freeze(), bundle.answer),
+        }
+    }
+
+    /// Reads a large file's data ranges with several reads in flight and cuts each at content-defined places.
+    fn large(&mut self, mut entry: Box<Entry>, file: &OpenFile, linked: bool, reads: &mut ReadAhead) -> Result<()> {
+        let path = self.root.join(OsStr::from_bytes(file.path()));
+        let direct = DirectFile::from_shared(file.file());
+        let mut ranges = file.extents().map(|range| {
+            range
+                .map(|r| r.offset..r.offset + r.len)
+                .map_err(|e| Error::source_io(&path, "cannot find its data", e))
+        });
+        let mut state = Large { end: 0, carry: BytesMut::new(), short: false };
+        let read = reads.read(&direct, &path, &mut ranges, &mut |offset, asked, buf| {
+            if state.short || buf.is_empty() {
+                state.short = true;
+                return Ok(());
+            }
+            if offset > state.end {
+                self.cut_rest(&mut state.carry)?;
+                self.hole(offset - state.end)?;
+            }
+            state.end = offset + buf.len() as u64;
+            state.short = buf.len() < asked;
+            self.cut(&buf.freeze(), &mut state.carry)
+        });
+        let read = read.and_then(|()| self.cut_rest(&mut state.carry));
+        self.cutter.reset();
+        match read {
+            Ok(()) => {}
+            // The file's own trouble; anything else ends the run.
+            Err(Error::Source { what, source, .. }) => {
+                let reason = source.map_or_else(|| what.clone(), |e| format!("{what}: {e}"));
+                self.progress.skip(&entry.path, reason);
+                return self.draft(Draft::Abandon);
+            }
+            Err(error) => return Err(error),
+        }
+        if state.short {
+            // What was read is what the file had: stored as such, and reported below.
+            entry.size = state.end;
+        }
+        self.hole(entry.size - state.end)?;
+        match file.changed() {
+            Ok(None) => {}
+            Ok(Some(what)) => self.progress.skip(&entry.path, what),
+            Err(e) => self.progress.skip(&entry.path, format!("cannot be looked at after reading: {e}")),
+        }
+        self.file(entry, linked)
+    }
+
+    /// Cuts the next bytes of a stream into chunks; `carry` holds the beginning of a chunk between calls.
+    fn cut(&mut self, bytes: &Bytes, carry: &mut BytesMut) -> Result<()> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let Some(n) = self.cutter.next_cut(&bytes[at..]) else {
+                carry.extend_from_slice(&bytes[at..]);
+                return Ok(());
+            };
+            let chunk = if carry.is_empty() {
+                bytes.slice(at..at + n)
+            } else {
+                carry.extend_from_slice(&bytes[at..at + n]);
+                std::mem::take(carry).freeze()
+            };
+            self.chunk(chunk)?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Ends the stream: what is left is its last chunk.
+    fn cut_rest(&mut self, carry: &mut BytesMut) -> Result<()> {
+        self.cutter.reset();
+        if carry.is_empty() { Ok(()) } else { self.chunk(std::mem::take(carry).freeze()) }
+    }
+
+    fn chunk(&mut self, data: Bytes) -> Result<()> {
+        let len = length(data.len())?;
+        let (ticket, answer) = ticket();
+        self.job(data, answer)?;
+        self.draft(Draft::Piece(Piece::Chunk { ticket, len }))
+    }
+
+    fn hole(&mut self, len: u64) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        self.progress.add(Counter::Holes, len);
+        self.progress.add(Counter::Done, len);
+        self.draft(Draft::Piece(Piece::Hole(len)))
+    }
+
+    fn job(&self, data: Bytes, answer: Answer) -> Result<()> {
+        self.jobs.send(Job { data, parent: None, zero_is_hole: false, answer }).map_err(|_| Error::Cancelled)
+    }
+
+    fn draft(&mut self, draft: Draft) -> Result<()> {
+        if let Some(bundle) = &mut self.bundle {
+            bundle.drafts += 1;
+            if bundle.drafts >= BUNDLE_DRAFTS {
+                self.close_bundle()?;
+            }
+        }
+        self.drafts.send(draft).map_err(|_| Error::Cancelled)
+    }
+}
+
+fn length(bytes: usize) -> Result<u32> {
+    u32::try_from(bytes).map_err(|_| Error::Internal("chunk too large".into()))
+}
+
+/// Builds the tree of pages from drafts in order and returns its root.
+///
+/// # Errors
+/// [`Error::Cancelled`] when the run failed elsewhere, or what storing a page fails with.
+pub(super) fn write_pages(drafts: &Receiver<Draft>, mut entries: EntryWriter, lane: &mut Lane) -> Result<PageRef> {
+    let mut extents = Extents::default();
+    let mut links: Recent<Content> = Recent::default();
+    for draft in drafts {
+        match draft {
+            Draft::Entry(entry) => entries.push(&entry, lane)?,
+            Draft::Piece(piece) => extents.push(piece, lane)?,
+            Draft::Abandon => extents = Extents::default(),
+            Draft::File(mut entry, remember) => {
+                entry.content = std::mem::take(&mut extents).finish(lane)?;
+                entries.push(&entry, lane)?;
+                if remember {
+                    links.insert(&entry, entry.content.clone());
+                }
+            }
+            Draft::Link(mut entry) => {
+                let known = links.get(&entry).ok_or_else(|| Error::Internal("a link without a file".into()))?;
+                entry.content = known.clone();
+                entries.push(&entry, lane)?;
+            }
+        }
+    }
+    let root = entries.finish(lane)?;
+    lane.finish()?;
+    Ok(root)
+}
+
+/// The extents of one file: a short list, or pages once they are many.
+#[derive(Debug, Default)]
+struct Extents {
+    list: Vec<Extent>,
+    sliced: bool,
+    pages: Option<ExtentWriter>,
+}
+
+impl Extents {
+    fn push(&mut self, piece: Piece, lane: &mut Lane) -> Result<()> {
+        let extent = match piece {
+            Piece::Hole(len) => Extent::Hole { len },
+            Piece::Chunk { ticket, len } => Extent::Chunk { chunk: wait(&ticket)?, skip: 0, len },
+            Piece::Slice { ticket, skip, len } => {
+                // Pages list whole chunks. A file with slices has few extents, because only small files have any.
+                self.sliced = true;
+                Extent::Chunk { chunk: wait(&ticket)?, skip, len }
+            }
+        };
+        if self.pages.is_none() && self.list.len() >= INLINE_EXTENTS && !self.sliced {
+            let mut pages = ExtentWriter::new(Shape::ContentDefined);
+            for earlier in self.list.drain(..) {
+                append(&mut pages, &earlier, lane)?;
+            }
+            self.pages = Some(pages);
+        }
+        match &mut self.pages {
+            Some(pages) => append(pages, &extent, lane),
+            None => {
+                self.list.push(extent);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self, lane: &mut Lane) -> Result<Content> {
+        Ok(match self.pages {
+            Some(pages) => Content::Paged(Box::new(pages.finish(lane)?)),
+            None if self.list.is_empty() => Content::Empty,
+            None => Content::Extents(self.list),
+        })
+    }
+}
+
+fn wait(ticket: &Ticket) -> Result<ChunkRef> {
+    match ticket.wait()? {
+        Outcome::Chunk(chunk) => Ok(chunk),
+        Outcome::Hole => Err(Error::Internal("a file's zeros became a hole".into())),
+    }
+}
+
+fn append(pages: &mut ExtentWriter, extent: &Extent, lane: &mut Lane) -> Result<()> {
+    match extent {
+        Extent::Hole { len } => pages.hole(*len, lane),
+        Extent::Chunk { chunk, len, .. } => pages.chunk(*chunk, u64::from(*len), lane),
+    }
+}

@@ -1,0 +1,207 @@
+//! CPU workers: zero? -> id -> same as the parent here? -> known? -> compress -> encrypt, while the chunk is in cache.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::ticket::{Answer, Outcome};
+use crate::chunk;
+use crate::entry::ChunkRef;
+use crate::error::{FirstError, Result};
+use crate::hash::{Hasher, Id, ObjectType};
+use crate::index::{Claim, Index};
+use crate::pack::upload::Uploads;
+use crate::pack::writer::PackWriter;
+use crate::pack::{Class, SessionId};
+use crate::page::extents::PageSink;
+use crate::page::{self};
+use crate::progress::{Counter, Progress, Station};
+use crate::seal::{Compressor, Level, MasterKey};
+
+/// A piece of the volume for a worker.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The plaintext: a slice of a read buffer, or an assembled copy.
+    pub(super) data: Bytes,
+    /// What the parent snapshot has at this place.
+    pub(super) parent: Option<ChunkRef>,
+    /// True for block volumes, where zeros are holes.
+    pub(super) zero_is_hole: bool,
+    /// Where the outcome goes.
+    pub(super) answer: Answer,
+}
+
+/// What all workers of a run share.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    pub(super) index: Arc<Index>,
+    pub(super) hasher: Hasher,
+    pub(super) failure: Arc<FirstError>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) uploads: Arc<Uploads>,
+    pub(super) master: MasterKey,
+    pub(super) epoch: u32,
+    pub(super) session: SessionId,
+    pub(super) level: Level,
+    /// Packs that stay open longer are finished.
+    pub(super) checkpoint: Duration,
+    /// With `--dry-run`: everything but storing.
+    pub(super) dry_run: bool,
+}
+
+/// A worker's own state: compression contexts and the pack it fills.
+#[derive(Debug)]
+pub(super) struct Lane {
+    shared: Shared,
+    compressor: Compressor,
+    packs: PackWriter,
+    adapt: Adapt,
+}
+
+impl Lane {
+    /// A lane for chunks or pages.
+    pub(super) fn new(shared: &Shared, class: Class) -> Self {
+        // Pages are few and read again and again: worth a better level than data.
+        let level = if class == Class::Metadata { Level::Fixed(3) } else { shared.level };
+        Self {
+            compressor: Compressor::new(level),
+            packs: PackWriter::new(
+                Arc::clone(&shared.uploads),
+                shared.master.clone(),
+                shared.epoch,
+                shared.session,
+                class,
+            ),
+            adapt: Adapt::new(level == Level::Auto && class == Class::Data),
+            shared: shared.clone(),
+        }
+    }
+
+    /// Works on jobs until there are no more, then finishes the open pack.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        let shared = self.shared.clone();
+        shared.failure.note(self.work(jobs));
+    }
+
+    fn work(&mut self, jobs: &Receiver<Job>) -> Result<()> {
+        loop {
+            self.shared.failure.check()?;
+            let idle = Instant::now();
+            match jobs.recv_timeout(self.shared.checkpoint) {
+                Ok(job) => {
+                    self.shared.progress.waited_for(Station::Disk, idle.elapsed());
+                    let outcome = self.process(&job)?;
+                    job.answer.set(outcome);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.packs.finish(),
+            }
+            self.packs.finish_older_than(self.shared.checkpoint)?;
+        }
+    }
+
+    fn process(&mut self, job: &Job) -> Result<Outcome> {
+        let progress = Arc::clone(&self.shared.progress);
+        let len = job.data.len() as u64;
+        if job.zero_is_hole && chunk::is_zero(&job.data) {
+            progress.add(Counter::Holes, len);
+            progress.add(Counter::Done, len);
+            return Ok(Outcome::Hole);
+        }
+        let id = self.shared.hasher.id(ObjectType::Data, &job.data);
+        let chunk = match job.parent.filter(|p| p.id == id && self.shared.index.allows(p.hint.as_ref())) {
+            Some(parent) => {
+                progress.add(Counter::ChunksReused, 1);
+                progress.add(Counter::Reused, len);
+                parent
+            }
+            None => self.store(ObjectType::Data, id, &job.data, len)?,
+        };
+        progress.add(Counter::Done, len);
+        Ok(Outcome::Chunk(chunk))
+    }
+
+    /// Stores a chunk unless the repository has it. `len`: bytes of the volume it stands for, 0 for pages.
+    fn store(&mut self, kind: ObjectType, id: Id, plain: &[u8], len: u64) -> Result<ChunkRef> {
+        let shared = &self.shared;
+        let data = kind == ObjectType::Data;
+        let hint = match shared.index.claim(kind, &id) {
+            Claim::Known(hint) => {
+                if data {
+                    shared.progress.add(Counter::ChunksReused, 1);
+                    shared.progress.add(Counter::Reused, len);
+                }
+                hint
+            }
+            Claim::New if shared.dry_run => {
+                shared.progress.add(Counter::New, len);
+                None
+            }
+            Claim::New => {
+                if let Some(level) = self.adapt.level(&shared.progress) {
+                    self.compressor.set_level(Some(level));
+                }
+                let location = self.packs.append(kind, id, plain, &mut self.compressor)?;
+                self.shared.index.place(kind, &id, location);
+                if data {
+                    self.shared.progress.add(Counter::ChunksNew, 1);
+                    self.shared.progress.add(Counter::New, len);
+                }
+                Some(location)
+            }
+        };
+        Ok(ChunkRef { id, hint })
+    }
+
+    /// Finishes the open pack.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        self.packs.finish()
+    }
+}
+
+impl PageSink for Lane {
+    fn store_page(&mut self, kind: ObjectType, content: &[u8], chunks: &[ChunkRef]) -> Result<ChunkRef> {
+        let id = self.shared.hasher.id(kind, content);
+        let stored = self.store(kind, id, &page::join(content, chunks), 0)?;
+        self.packs.finish_older_than(self.shared.checkpoint)?;
+        Ok(stored)
+    }
+}
+
+/// Level `auto`: 1 while the CPU is the bottleneck, up to 3 while workers wait for the store.
+#[derive(Debug)]
+struct Adapt {
+    on: bool,
+    checked: Instant,
+    waited: u64,
+    level: i32,
+}
+
+/// How often the level is reconsidered.
+const ADAPT_EVERY: Duration = Duration::from_secs(1);
+
+impl Adapt {
+    fn new(on: bool) -> Self {
+        Self { on, checked: Instant::now(), waited: 0, level: 1 }
+    }
+
+    /// A new level, when it should change. Waiting for the store in more than a third of the time means that
+    /// compressing harder costs nothing and saves uploads; in less than a tenth, that it costs throughput.
+    fn level(&mut self, progress: &Progress) -> Option<i32> {
+        if !self.on || self.checked.elapsed() < ADAPT_EVERY {
+            return None;
+        }
+        let waited = progress.waits()[Station::Store as usize];
+        let share = (waited - self.waited) as f64 / self.checked.elapsed().as_nanos() as f64;
+        self.waited = waited;
+        self.checked = Instant::now();
+        let level = match share {
+            s if s > 1.0 / 3.0 => (self.level + 1).min(3),
+            s if s < 0.1 => (self.level - 1).max(1),
+            _ => self.level,
+        };
+        (std::mem::replace(&mut self.level, level) != level).then_some(level)
+    }
+}

@@ -1,0 +1,244 @@
+//! Restore: the same machine backwards.
+//!
+//! ```text
+//! manifest ─► plan by pack ─► store ─► open ─► write ─► metadata ─► sync, read back a sample
+//!
+//! planner (this thread)        fetches (async)       workers
+//! walks pages, makes ──wants──► ranged reads of ──────► open, check the id,
+//! directories                   neighbouring frames     write out of order
+//! ```
+//! Success is reported after everything is synced and a sample was read back from the disk.
+
+mod block;
+mod device;
+pub(crate) mod fetch;
+pub(crate) mod plan;
+mod sample;
+mod stream;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::backup::{index_warnings, loader, open_index};
+use crate::error::{Error, FirstError, Result};
+use crate::index::IndexConfig;
+use crate::io::{EngineChoice, EngineKind, Pool, Probe, probe};
+use crate::limits::{Limits, Plan, plan};
+use crate::manifest::{Manifest, SnapshotKey, VolumeKind};
+use crate::pack::reader::Opener;
+use crate::page::load::PageLoader;
+use crate::progress::{Counter, Progress};
+use crate::repository::Repository;
+use crate::source::tree::ExcludeSet;
+
+/// Where to restore to.
+pub enum Target {
+    /// A directory for a tree; a file or device for a block volume.
+    Path(PathBuf),
+    /// A stream, in order: standard output. Block volumes only.
+    Stream(Box<dyn Write + Send>),
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "Path({})", path.display()),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// How to restore.
+#[derive(Debug)]
+pub struct RestoreOptions {
+    /// Where to.
+    pub target: Target,
+    /// Only what is below this path of a tree (without leading `/`); empty for everything.
+    pub subtree: Vec<u8>,
+    /// Only what matches, when not empty. Directories above it are made as needed.
+    pub includes: ExcludeSet,
+    /// Replace what is there.
+    pub overwrite: bool,
+    /// Go on after damage; what is lost is in the report.
+    pub keep_going: bool,
+    /// Restore owners, device nodes, setuid bits, and trusted and security attributes.
+    pub privileged: bool,
+    /// Which io engine to use.
+    pub engine: EngineChoice,
+    /// What the run may spend. The upload rate limits fetching, the read rate is not used.
+    pub limits: Limits,
+    /// Where to keep the index cache.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// Something that could not be restored because the repository is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Path in the tree, raw; empty for a block volume.
+    pub path: Vec<u8>,
+    /// First byte of the file or volume that is lost.
+    pub offset: u64,
+    /// Bytes that are lost.
+    pub len: u64,
+    /// The object to blame and what is wrong with it.
+    pub why: String,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone)]
+pub struct RestoreReport {
+    /// Engine that was used, and why.
+    pub engine: Probe,
+    /// Things the user should know.
+    pub warnings: Vec<String>,
+    /// What was lost; empty unless the run was told to keep going.
+    pub damages: Vec<Damage>,
+    /// Items and attributes that could not be restored for other reasons; each was also reported as skipped.
+    pub skipped: u64,
+    /// Bytes read back and compared after syncing.
+    pub sampled: u64,
+}
+
+/// Everything a run holds.
+pub(crate) struct Run<'a> {
+    pub(crate) runtime: &'a Handle,
+    pub(crate) repository: &'a Repository,
+    pub(crate) progress: &'a Arc<Progress>,
+    pub(crate) engine: EngineKind,
+    pub(crate) plan: Plan,
+    pub(crate) shared: fetch::Shared,
+    pub(crate) damages: Damages,
+}
+
+/// Damages, collected by all workers.
+#[derive(Debug, Clone)]
+pub(crate) struct Damages {
+    list: Arc<Mutex<Vec<Damage>>>,
+    keep_going: bool,
+}
+
+impl Damages {
+    /// An empty list; without `keep_going` the first damage ends the run.
+    pub(crate) fn new(keep_going: bool) -> Self {
+        Self { list: Arc::default(), keep_going }
+    }
+
+    /// Notes damage.
+    ///
+    /// # Errors
+    /// `why` itself when the run is not to go on.
+    pub(crate) fn note(&self, path: &[u8], offset: u64, len: u64, why: Error) -> Result<()> {
+        if !self.keep_going {
+            return Err(why);
+        }
+        let damage = Damage { path: path.to_vec(), offset, len, why: why.to_string() };
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(damage);
+        Ok(())
+    }
+
+    fn take(&self) -> Vec<Damage> {
+        let mut list = std::mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner));
+        list.sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));
+        list
+    }
+}
+
+/// Restores `manifest`. Blocks; `runtime` carries the store's requests.
+///
+/// # Errors
+/// See [`crate::error::Kind`]. A target that was refused is untouched; one that failed later must not be used.
+pub fn run(
+    runtime: &Handle,
+    repository: &Repository,
+    manifest: &Manifest,
+    options: RestoreOptions,
+    progress: &Arc<Progress>,
+) -> Result<RestoreReport> {
+    let engine = probe(options.engine)?;
+    let (run, mut warnings) =
+        Run::prepare(runtime, repository, manifest, &options.limits, options.cache_dir.as_deref(), engine.kind, {
+            options.keep_going
+        }, progress)?;
+    progress.expect_total(manifest.size);
+    let sampled = match (manifest.kind, options.target) {
+        (VolumeKind::Block, Target::Path(path)) => block::restore(&run, manifest, &path, options.overwrite)?,
+        (VolumeKind::Block, Target::Stream(out)) => stream::restore(&run, manifest, out)?,
+        (VolumeKind::Tree, Target::Path(_)) => return Err(Error::Usage("later".into())),
+        (VolumeKind::Tree, Target::Stream(_)) => {
+            return Err(Error::Usage("a tree cannot be restored to a stream; `cat` gives single files".into()));
+        }
+    };
+    let damages = run.damages.take();
+    if manifest.skipped > 0 {
+        warnings.push(format!("the snapshot itself lacks {} items that were skipped when it was made", manifest.skipped));
+    }
+    Ok(RestoreReport { engine, warnings, damages, skipped: progress.get(Counter::Skips), sampled })
+}
+
+impl<'a> Run<'a> {
+    #[expect(clippy::too_many_arguments, reason = "each is used once, by name, in two places")]
+    pub(crate) fn prepare(
+        runtime: &'a Handle,
+        repository: &'a Repository,
+        manifest: &Manifest,
+        limits: &Limits,
+        cache_dir: Option<&Path>,
+        engine: EngineKind,
+        keep_going: bool,
+        progress: &'a Arc<Progress>,
+    ) -> Result<(Self, Vec<String>)> {
+        // Largest chunk of this volume: that is what a plaintext buffer must hold.
+        let chunk = match (manifest.block_chunk, manifest.cdc) {
+            (Some(bytes), _) => bytes,
+            (None, Some(cdc)) => cdc.max,
+            (None, None) => crate::chunk::BLOCK_CHUNK,
+        } as usize;
+        let plan = plan(limits.memory, limits.workers, chunk)?;
+        let config = IndexConfig {
+            cache_dir: cache_dir.map(Path::to_owned),
+            filter_bytes: plan.filter_bytes,
+            ..IndexConfig::default()
+        };
+        let (index, report) = runtime.block_on(open_index(repository, None, &config))?;
+        let index = Arc::new(index);
+        let loader = loader(runtime, repository, &index, progress);
+        // Each worker holds one buffer while opening and the others until they are written.
+        let buffers = (plan.write_bytes / chunk).clamp(2 * plan.workers, 256);
+        let shared = fetch::Shared {
+            store: Arc::clone(repository.store()),
+            runtime: runtime.clone(),
+            index,
+            loader,
+            failure: Arc::<FirstError>::default(),
+            progress: Arc::clone(progress),
+            pool: Pool::new(chunk.max(4096), buffers)?,
+            fetched: Arc::new(Semaphore::new(plan.fetch_bytes.max(16 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1))),
+        };
+        let damages = Damages::new(keep_going);
+        Ok((Self { runtime, repository, progress, engine, plan, shared, damages }, index_warnings(&report)))
+    }
+
+    /// Key of the manifest's object, for messages.
+    pub(crate) fn object(&self, manifest: &Manifest) -> String {
+        SnapshotKey { volume: self.repository.volume_key(&manifest.volume), id: manifest.id }.key()
+    }
+
+    /// Opens chunks for one worker.
+    pub(crate) fn opener(&self) -> Opener {
+        let repository = self.repository;
+        Opener::new(repository.master().clone(), repository.hasher().clone(), repository.epoch())
+    }
+
+    /// Bytes of a planner's window: enough to fill what may be fetched at a time.
+    pub(crate) fn window(&self) -> u64 {
+        (self.plan.fetch_bytes / 2).max(8 << 20) as u64
+    }
+
+    pub(crate) fn loader(&self) -> Arc<PageLoader> {
+        Arc::clone(&self.shared.loader)
+    }
+}

@@ -1,0 +1,236 @@
+//! Fetches, opens and delivers: the part that all restores share.
+//!
+//! ```text
+//! planner ──reads, granted by bytes──► async fetches ──► workers: open ──► Deliver
+//! ```
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::plan::{Fetch, Frame, Planner, Unknown};
+use crate::entry::ChunkRef;
+use crate::error::{Error, FirstError, Result};
+use crate::hash::ObjectType;
+use crate::index::Index;
+use crate::io::Pool;
+use crate::pack::reader::{MAX_CHUNK, Opener};
+use crate::page::load::{PageLoader, is_lost};
+use crate::progress::{Counter, Progress, Station};
+use crate::store::Store;
+
+/// What a worker does with an opened chunk. One per worker.
+pub(crate) trait Deliver: Send {
+    /// Who wants a chunk, and where.
+    type To: Send + 'static;
+
+    /// Takes the plaintext of a chunk for one of those who want it.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn deliver(&mut self, plain: &Bytes, to: Self::To) -> Result<()>;
+
+    /// Notes that the chunk cannot be had.
+    ///
+    /// # Errors
+    /// Ends the run: when damage is not to be survived.
+    fn lost(&mut self, to: Self::To, why: Error) -> Result<()>;
+
+    /// Called once there is nothing more to come.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn finish(&mut self) -> Result<()>;
+}
+
+/// What all workers of a restore or verification share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) index: Arc<Index>,
+    pub(crate) loader: Arc<PageLoader>,
+    pub(crate) failure: Arc<FirstError>,
+    pub(crate) progress: Arc<Progress>,
+    /// Plaintext buffers.
+    pub(crate) pool: Pool,
+    /// Bytes fetched and not yet opened; one permit for each [`GRAIN`].
+    pub(crate) fetched: Arc<Semaphore>,
+}
+
+/// Bytes of one permit of [`Shared::fetched`].
+pub(crate) const GRAIN: u64 = 4 << 10;
+
+struct Fetched<T> {
+    fetch: Fetch<T>,
+    result: Result<Bytes>,
+    /// Given back when the bytes are opened.
+    _grant: OwnedSemaphorePermit,
+}
+
+/// Accepts wants on one side; the other side is a worker each.
+pub(crate) struct Fetcher<T> {
+    shared: Shared,
+    planner: Planner<T>,
+    done: Sender<Fetched<T>>,
+    /// Wants that no pack is known for, for a worker to report.
+    unknown: Arc<Mutex<Vec<T>>>,
+}
+
+/// The workers' side of a [`Fetcher`].
+pub(crate) struct Deliveries<T> {
+    shared: Shared,
+    ready: Receiver<Fetched<T>>,
+    unknown: Arc<Mutex<Vec<T>>>,
+}
+
+impl<T> Clone for Deliveries<T> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), ready: self.ready.clone(), unknown: Arc::clone(&self.unknown) }
+    }
+}
+
+/// Both sides, planning in windows of about `window` stored bytes.
+pub(crate) fn fetcher<T: Send + 'static>(shared: &Shared, window: u64) -> (Fetcher<T>, Deliveries<T>) {
+    // Unbounded, but every message holds a grant of the semaphore.
+    let (done, ready) = unbounded();
+    let unknown = Arc::new(Mutex::new(Vec::new()));
+    let planner = Planner::new(Arc::clone(&shared.index), window);
+    let fetcher = Fetcher { shared: shared.clone(), planner, done, unknown: Arc::clone(&unknown) };
+    (fetcher, Deliveries { shared: shared.clone(), ready, unknown })
+}
+
+impl<T: Send + 'static> Fetcher<T> {
+    /// Asks for a chunk.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] when the run is cancelled or failed meanwhile.
+    pub(crate) fn want(&mut self, chunk: ChunkRef, to: T) -> Result<()> {
+        match self.planner.want(chunk, to) {
+            Ok(false) => Ok(()),
+            Ok(true) => self.flush(),
+            Err(Unknown(to)) => {
+                self.unknown.lock().unwrap_or_else(PoisonError::into_inner).push(to);
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts the reads of everything asked for so far.
+    ///
+    /// # Errors
+    /// As [`Fetcher::want`].
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        for fetch in self.planner.take() {
+            self.shared.failure.check()?;
+            self.shared.progress.check()?;
+            self.start(fetch)?;
+        }
+        Ok(())
+    }
+
+    fn start(&self, fetch: Fetch<T>) -> Result<()> {
+        let grains = u32::try_from((fetch.range.end - fetch.range.start).div_ceil(GRAIN))
+            .map_err(|_| Error::Internal("read too large".into()))?;
+        let idle = Instant::now();
+        let grant = self
+            .shared
+            .runtime
+            .block_on(Arc::clone(&self.shared.fetched).acquire_many_owned(grains))
+            .map_err(|_| Error::Cancelled)?;
+        self.shared.progress.waited_for(Station::Cpu, idle.elapsed());
+        let (store, progress, done) =
+            (Arc::clone(&self.shared.store), Arc::clone(&self.shared.progress), self.done.clone());
+        self.shared.runtime.spawn(async move {
+            let result = store.read(&fetch.pack.key(), fetch.range.clone()).await.map_err(Error::from);
+            if let Ok(bytes) = &result {
+                progress.add(Counter::Fetched, bytes.len() as u64);
+            }
+            // Nobody listens only when the run has failed already.
+            let _ = done.send(Fetched { fetch, result, _grant: grant });
+        });
+        Ok(())
+    }
+}
+
+impl<T: Send + 'static> Deliveries<T> {
+    /// Opens and delivers until the [`Fetcher`] is dropped and everything it asked for is dealt with.
+    pub(crate) fn run(self, mut opener: Opener, mut target: impl Deliver<To = T>) {
+        let result = self.work(&mut opener, &mut target);
+        self.shared.failure.note(result);
+    }
+
+    fn work(&self, opener: &mut Opener, target: &mut impl Deliver<To = T>) -> Result<()> {
+        let mut idle = Instant::now();
+        while let Ok(fetched) = self.ready.recv() {
+            self.shared.progress.waited_for(Station::Store, idle.elapsed());
+            self.shared.failure.check()?;
+            self.deliver(fetched, opener, target)?;
+            idle = Instant::now();
+        }
+        self.shared.failure.check()?;
+        loop {
+            let unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(to) = unknown else { break };
+            target.lost(to, Error::damaged("index", "no pack is known to hold a chunk of this snapshot"))?;
+        }
+        target.finish()
+    }
+
+    fn deliver(&self, fetched: Fetched<T>, opener: &mut Opener, target: &mut impl Deliver<To = T>) -> Result<()> {
+        let Fetched { fetch, result, _grant } = fetched;
+        let stored = match result {
+            Ok(stored) => Some(stored),
+            Err(error) if is_lost(&error) => None,
+            Err(error) => return Err(error),
+        };
+        for frame in fetch.frames {
+            let at = frame.at;
+            let start = usize::try_from(u64::from(at.offset) - fetch.range.start).unwrap_or(usize::MAX);
+            let opened = match &stored {
+                Some(stored) => self.open(opener, &frame, &stored[start..start + at.stored as usize]),
+                // The pack or this part of it is gone: ask for this chunk alone, which also asks the index.
+                None => Err(Error::Cancelled),
+            };
+            let opened = opened.or_else(|_| {
+                let chunk = ChunkRef { hint: Some(at), ..frame.chunk };
+                self.shared.loader.fetch(ObjectType::Data, &chunk).map(Bytes::from)
+            });
+            match opened {
+                Ok(plain) => {
+                    for to in frame.to {
+                        target.deliver(&plain, to)?;
+                    }
+                }
+                Err(error) if is_lost(&error) => {
+                    let text = error.to_string();
+                    for to in frame.to {
+                        target.lost(to, Error::damaged_at(at.pack.key(), u64::from(at.offset), text.clone()))?;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, opener: &mut Opener, frame: &Frame<T>, stored: &[u8]) -> Result<Bytes> {
+        let length = frame.at.length as usize;
+        if frame.at.length > MAX_CHUNK {
+            return Err(Error::damaged(frame.at.pack.key(), "length beyond the format's bounds"));
+        }
+        if length <= self.shared.pool.buffer_size() {
+            let mut buf = self.shared.pool.take();
+            buf.set_len(length);
+            opener.open(ObjectType::Data, &frame.chunk.id, &frame.at, stored, &mut buf)?;
+            Ok(buf.freeze())
+        } else {
+            let mut plain = vec![0; length];
+            opener.open(ObjectType::Data, &frame.chunk.id, &frame.at, stored, &mut plain)?;
+            Ok(plain.into())
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Block volumes, there and back.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use crate::bed::{Bed, assert_same, engines, noise};
+
+#[test]
+fn odd_sizes_round_trip() {
+    for engine in engines() {
+        let bed = Bed::new(engine);
+        for size in [0usize, 1, 511, 512, 4095, 4096, 256 << 10, (256 << 10) + 512, (5 << 20) + 512] {
+            let source = bed.path(&format!("source-{size}"));
+            std::fs::write(&source, noise(size, size as u64)).unwrap();
+            let mut options = bed.options(&source);
+            options.volume = Some(format!("v{size}"));
+            let report = bed.backup_with(&options).unwrap();
+            let manifest = report.manifest.unwrap();
+            assert_eq!(manifest.size, size as u64);
+            let target = bed.path(&format!("target-{size}"));
+            bed.restore(&manifest, &target);
+            assert_same(&source, &target);
+        }
+    }
+}
+
+#[test]
+fn an_incremental_stores_only_what_changed() {
+    for engine in engines() {
+        let bed = Bed::new(engine);
+        let source = bed.path("source");
+        std::fs::write(&source, noise(40 << 20, 1)).unwrap();
+        let first = bed.backup(&source);
+        assert_eq!(first.statistics.new, 40 << 20);
+        let file = File::options().write(true).open(&source).unwrap();
+        for (n, at) in [(7u64, 3u64 << 20), (8, 17 << 20), (9, (33 << 20) + 4096)] {
+            file.write_all_at(&noise(4096, n), at).unwrap();
+        }
+        let second = bed.backup(&source);
+        assert_eq!(second.parent, Some(first.manifest.as_ref().unwrap().id));
+        assert_eq!(second.statistics.new, 3 * (256 << 10));
+        let target = bed.path("target");
+        bed.restore(&second.manifest.unwrap(), &target);
+        assert_same(&source, &target);
+        // Nothing changed: nothing is stored, and the root is the same.
+        let third = bed.backup(&source);
+        assert_eq!((third.statistics.new, third.statistics.stored), (0, 0));
+    }
+}
+
+#[test]
+fn holes_stay_holes_and_are_not_read() {
+    for engine in engines() {
+        let bed = Bed::new(engine);
+        let source = bed.path("source");
+        let size = (10u64 << 30) + 512;
+        let file = File::create(&source).unwrap();
+        file.set_len(size).unwrap();
+        let writes = [(0u64, 4096usize), (3 << 30, 3 << 20), ((7 << 30) + 8192, 512), (size - 512, 512)];
+        for (n, (at, len)) in writes.into_iter().enumerate() {
+            file.write_all_at(&noise(len, n as u64), at).unwrap();
+        }
+        let report = bed.backup(&source);
+        assert!(report.statistics.read < 6 << 20, "read {} bytes", report.statistics.read);
+        let target = bed.path("target");
+        bed.restore(report.manifest.as_ref().unwrap(), &target);
+        let blocks = target.metadata().unwrap().blocks() * 512;
+        assert!(blocks < 8 << 20, "{blocks} bytes are allocated");
+        let restored = File::open(&target).unwrap();
+        assert_eq!(restored.metadata().unwrap().len(), size);
+        for (n, (at, len)) in writes.into_iter().enumerate() {
+            let mut bytes = vec![0; len];
+            restored.read_exact_at(&mut bytes, at).unwrap();
+            assert!(bytes == noise(len, n as u64), "bytes at {at}");
+        }
+    }
+}
