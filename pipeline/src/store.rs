@@ -7,8 +7,20 @@
 //! Keys are ASCII paths with `/` between components, relative to the repository's root. Implementations translate
 //! every failure into a [`StoreError`] whose kind callers can act on. Retries, rates and faults are decorators.
 
+pub mod conformance;
+pub mod fault;
+pub mod key;
+pub mod local;
+pub mod probe;
+pub mod rate;
+pub mod record;
+pub mod retry;
+pub mod s3;
+pub mod url;
+
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -16,47 +28,79 @@ use bytes::Bytes;
 
 /// Contents of an object or part: a rope of slices that are sent in order without being copied.
 #[derive(Clone, Default)]
-pub struct Body(Vec<Bytes>);
+pub struct Body {
+    slices: Vec<Bytes>,
+    pacer: Option<Arc<rate::Pacer>>,
+}
 
 impl Body {
     /// Number of bytes.
     pub fn len(&self) -> u64 {
-        self.0.iter().map(|b| b.len() as u64).sum()
+        self.slices.iter().map(|b| b.len() as u64).sum()
     }
 
     /// True when there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(Bytes::is_empty)
+        self.slices.iter().all(Bytes::is_empty)
     }
 
     /// The slices, in order.
     pub fn slices(&self) -> &[Bytes] {
-        &self.0
+        &self.slices
+    }
+
+    /// The same body, to be sent no faster than `pacer` allows.
+    #[must_use]
+    pub fn paced(mut self, pacer: Arc<rate::Pacer>) -> Self {
+        self.pacer = Some(pacer);
+        self
+    }
+
+    /// Who has to be asked before bytes of this body are sent. Stores that send a little at a time ask for each
+    /// piece ([`rate::Pacer::reserve`]); the others call [`Body::admit`].
+    pub fn pacer(&self) -> Option<&Arc<rate::Pacer>> {
+        self.pacer.as_ref()
+    }
+
+    /// Waits until the whole body may be sent.
+    pub async fn admit(&self) {
+        if let Some(pacer) = &self.pacer {
+            pacer.admit(self.len()).await;
+        }
     }
 }
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Body({} bytes in {} slices)", self.len(), self.0.len())
+        write!(f, "Body({} bytes in {} slices)", self.len(), self.slices.len())
     }
 }
 
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(vec![bytes.into()])
+        Bytes::from(bytes).into()
     }
 }
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self(vec![bytes])
+        Self { slices: vec![bytes], pacer: None }
     }
 }
 
 impl FromIterator<Bytes> for Body {
     fn from_iter<I: IntoIterator<Item = Bytes>>(slices: I) -> Self {
-        Self(slices.into_iter().collect())
+        Self { slices: slices.into_iter().collect(), pacer: None }
     }
+}
+
+/// CRC-64/NVME of consecutive slices: the checksum of [`Part::crc64`] and of S3's `x-amz-checksum-crc64nvme`.
+pub fn crc64(slices: &[Bytes]) -> u64 {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
+    for slice in slices {
+        digest.update(slice);
+    }
+    digest.finalize()
 }
 
 /// One listed object.
@@ -106,7 +150,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`StoreErrorKind::OutOfRange`]; nothing short is ever returned.
     async fn read(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError>;
 
-    /// Reads the whole of `key`, refusing objects larger than `limit` bytes before allocating.
+    /// Reads the whole of `key`, refusing objects larger than `limit` bytes before allocating
+    /// ([`StoreErrorKind::OutOfRange`]: the size is not one that makes sense).
     async fn read_all(&self, key: &str, limit: u64) -> Result<Bytes, StoreError>;
 
     /// Size of `key` in bytes and the time the store gives for it.

@@ -1,0 +1,9 @@
+//! Tests of the pipeline against real file systems and real servers, in one binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
+
+mod store;

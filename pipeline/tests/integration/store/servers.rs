@@ -1,0 +1,1 @@
+//! Real servers. Placeholder until filled below.
