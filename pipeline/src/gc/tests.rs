@@ -28,7 +28,8 @@ async fn condemned_packs_are_off_limits_until_it_is_known_which_were_deleted() {
 
     write_list(&repository, 1, Phase::Deleted, packs(1..2)).await.unwrap();
     assert_eq!(unusable(&repository, 0).await.unwrap().1, packs(1..2).chain(packs(3..5)).collect::<Vec<_>>());
-    let expected = [(1, Phase::Deleted), (2, Phase::Condemned)].map(|(number, phase)| Generation { number, phase });
+    let expected =
+        [(1, Phase::Deleted), (2, Phase::Condemned)].map(|(number, phase)| Generation { number, phase });
     assert_eq!(generations(&repository, 0).await.unwrap(), expected);
 }
 
@@ -75,7 +76,9 @@ async fn records_that_are_being_cleared_away_are_no_damage() {
 #[test]
 fn only_canonical_keys_are_heads() {
     assert_eq!(parse_head("gc/0000000a/condemned"), Some((10, Phase::Condemned)));
-    for other in ["gc/0000000A/condemned", "gc/a/condemned", "gc/0000000a/condemned-00000000", "gc/0000000a/x"] {
+    for other in
+        ["gc/0000000A/condemned", "gc/a/condemned", "gc/0000000a/condemned-00000000", "gc/0000000a/x"]
+    {
         assert_eq!(parse_head(other), None, "{other}");
     }
 }

@@ -93,7 +93,11 @@ async fn snapshots_are_listed_by_volume_and_tag_and_found_by_id() {
 
     let id = made[2].to_string();
     for text in [id.clone(), id.to_uppercase(), id[..20].to_owned(), made[2].short()] {
-        assert_eq!(catalog::find(&repository, &Filter::default(), &text).await.unwrap().id, made[2], "{text}");
+        assert_eq!(
+            catalog::find(&repository, &Filter::default(), &text).await.unwrap().id,
+            made[2],
+            "{text}"
+        );
     }
     let error = catalog::find(&repository, &of("a"), &id[..6]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
@@ -176,7 +180,10 @@ async fn a_vanished_snapshot_is_noticed_and_a_forgotten_one_excused() {
     assert!(forget(&repository, gone, "by hand").await.unwrap());
     assert!(!forget(&repository, gone, "again").await.unwrap());
     assert!(!ids(&catalog::list(&repository, &of("a")).await.unwrap()).contains(&made[7].id));
-    assert_eq!(catalog::find(&repository, &of("a"), &made[7].id.to_string()).await.unwrap_err().kind(), Kind::Usage);
+    assert_eq!(
+        catalog::find(&repository, &of("a"), &made[7].id.to_string()).await.unwrap_err().kind(),
+        Kind::Usage
+    );
     // Also after garbage collection has taken the manifest and left the mark.
     store.remove(&gone.key());
     assert_eq!(catalog::check_chain(&repository, None).await.unwrap().missing.len(), 2);
@@ -207,7 +214,8 @@ async fn of_a_commit_and_a_fence_exactly_one_wins() {
     assert_eq!(fenced, Commit::Snapshot(done.clone()));
 
     let session = Session::open(&repository, &volume("a")).await.unwrap();
-    let Commit::Tombstone(stone) = fence(&repository, session.manifest_key(), "expired").await.unwrap() else {
+    let Commit::Tombstone(stone) = fence(&repository, session.manifest_key(), "expired").await.unwrap()
+    else {
         panic!("committed");
     };
     assert_eq!((stone.session, stone.reason.as_str()), (session.id(), "expired"));

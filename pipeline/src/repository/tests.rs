@@ -114,7 +114,7 @@ async fn a_store_without_create_if_absent_is_refused_or_marked() {
     store.careless();
     let (kind, text) = kind_of_init(&store, &key_file(1)).await;
     assert_eq!(kind, Kind::Repository);
-    assert!(text.contains("only if it is absent"), "{text}");
+    assert!(text.contains("only if it is absent (a second creation"), "{text}");
     assert!(store.keys("").is_empty());
     let options = InitOptions { accept_single_writer: true, ..InitOptions::default() };
     Repository::init(store.clone(), &key_file(1), options).await.unwrap();

@@ -27,7 +27,9 @@ fn names(store: &TestStore) -> Vec<String> {
 /// Makes the owner of `session` look like a process of another machine, or one that is gone.
 async fn disown(store: &TestStore, session: &Session, owner: Owner) {
     let key = record_key(session.at.volume, session.at.id, 0, record::RecordKind::Open);
-    let Some(Record::Open(mut opened)) = read_record(&session.repository, &key).await.unwrap() else { panic!() };
+    let Some(Record::Open(mut opened)) = read_record(&session.repository, &key).await.unwrap() else {
+        panic!()
+    };
     opened.owner = owner;
     let plain = serde_json::to_vec(&Record::Open(opened)).unwrap();
     store.put(&key, session.repository.seal(ObjectClass::Session, &key, &plain).unwrap());
@@ -41,7 +43,10 @@ async fn a_session_leaves_its_records_in_order_and_its_manifest() {
     session.tick().await.unwrap();
     session.checkpoint(&Checkpoint::default()).await.unwrap();
     let manifest = done(&session).await;
-    assert_eq!(names(&store), ["00000000-open", "00000001-checkpoint", "00000002-checkpoint", "00000003-end"]);
+    assert_eq!(
+        names(&store),
+        ["00000000-open", "00000001-checkpoint", "00000002-checkpoint", "00000003-end"]
+    );
     assert_eq!(session.commit(blank("a")).await.unwrap_err().kind(), Kind::Internal);
     session.end(Outcome::Failed).await.unwrap();
     assert_eq!(names(&store).len(), 4, "nothing after the end");
@@ -102,7 +107,10 @@ async fn a_lost_answer_to_the_commit_is_a_commit() {
         store.lose_answer("snapshots/", kind);
         store.lose_answer("sessions/", kind);
         let manifest = done(&session).await;
-        assert_eq!(catalog::find(&repository, &catalog::Filter::default(), "latest").await.unwrap(), manifest);
+        assert_eq!(
+            catalog::find(&repository, &catalog::Filter::default(), "latest").await.unwrap(),
+            manifest
+        );
         assert!(names(&store).contains(&"00000001-end".to_owned()));
     }
     let (store, repository) = TestStore::repository().await;
