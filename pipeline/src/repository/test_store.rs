@@ -1,4 +1,5 @@
 //! A store in memory, for unit tests: objects, a clock that tests set, and answers that get lost.
+#![allow(clippy::cast_possible_truncation, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::ops::Range;

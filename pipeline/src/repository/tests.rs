@@ -205,7 +205,7 @@ async fn a_config_that_somebody_else_wrote_is_not_believed() {
 async fn what_a_newer_repository_allows_depends_on_the_operation() {
     let (store, repository) = TestStore::repository().await;
     let mut config = repository.config().clone();
-    let mut write = |config: &Config| store.put(CONFIG_KEY, config.encode(repository.master()).unwrap());
+    let write = |config: &Config| store.put(CONFIG_KEY, config.encode(repository.master()).unwrap());
 
     config.min_level = [FORMAT_LEVEL, FORMAT_LEVEL + 1, FORMAT_LEVEL];
     config.features.insert("shards".into(), vec!["gc".into(), "something later".into()]);
