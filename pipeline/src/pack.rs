@@ -22,6 +22,10 @@ pub mod writer;
 
 use std::fmt;
 
+use crate::hash::ObjectType;
+use crate::page;
+use crate::seal::{Codec, TAG};
+
 /// Version of the pack format.
 pub const FORMAT: u16 = 1;
 
@@ -144,5 +148,19 @@ pub struct Location {
     /// Bytes of the plaintext.
     pub length: u32,
     /// How the plaintext is encoded.
-    pub codec: crate::seal::Codec,
+    pub codec: Codec,
+}
+
+impl Location {
+    /// False for what no writer makes: a place outside of packs, or lengths beyond the format's bounds. Asked before
+    /// anything is read or allocated for it.
+    pub fn is_possible(&self, kind: ObjectType) -> bool {
+        let limit = if kind == ObjectType::Data { reader::MAX_CHUNK } else { page::MAX_PAGE };
+        let (raw, stored) = (u64::from(self.length) + TAG as u64, u64::from(self.stored));
+        let sealed = match self.codec {
+            Codec::Raw => stored == raw,
+            Codec::Zstd => stored > TAG as u64 && stored < raw,
+        };
+        sealed && self.length <= limit && self.slot < MAX_SLOTS && self.offset as usize >= HEADER
+    }
 }

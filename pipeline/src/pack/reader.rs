@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{END_MAGIC, HEADER, Location, MAGIC, MAX_SLOTS, PACK_BYTES, PackName, RECORD, TRAILER};
+use super::{END_MAGIC, FORMAT, HEADER, Location, MAGIC, MAX_SLOTS, PACK_BYTES, PackName, RECORD, TRAILER};
 use crate::error::{Error, Result};
 use crate::hash::{Hasher, Id, ObjectType};
 use crate::page;
@@ -100,8 +100,7 @@ impl Opener {
     /// # Errors
     /// As [`Opener::open`], or the store's error. [`Error::Damaged`] also for lengths beyond the format's bounds.
     pub async fn fetch(&mut self, store: &dyn Store, kind: ObjectType, id: &Id, at: &Location) -> Result<Vec<u8>> {
-        let limit = if kind == ObjectType::Data { MAX_CHUNK } else { page::MAX_PAGE };
-        if at.length > limit || at.stored as usize > Compressor::bound(limit as usize) + TAG {
+        if !at.is_possible(kind) {
             return Err(Error::damaged_at(at.pack.key(), u64::from(at.offset), "length beyond the format's bounds"));
         }
         let start = u64::from(at.offset);
@@ -138,6 +137,10 @@ impl Opener {
             store.read(&object, start..end).await?.to_vec()
         };
         let end = size - (TRAILER + length) as u64;
+        let format = u16::from_le_bytes([header[8], header[9]]);
+        if &header[..8] == MAGIC && format != FORMAT {
+            return Err(damaged(&format!("pack format {format} is not known to this version")));
+        }
         let key = PackKey::derive(&self.master, self.epoch, name)?;
         let fits = &header[..8] == MAGIC
             && header[16..32] == name.id
