@@ -23,7 +23,8 @@ impl Sizes {
 
     /// True when the sizes can be used: powers of two in ascending order, the average from 256 B to 4 MiB.
     pub fn is_valid(&self) -> bool {
-        let powers = self.min.is_power_of_two() && self.average.is_power_of_two() && self.max.is_power_of_two();
+        let powers =
+            self.min.is_power_of_two() && self.average.is_power_of_two() && self.max.is_power_of_two();
         let bounds = self.min >= 64 && (256..=4 << 20).contains(&self.average) && self.max <= 16 << 20;
         powers && bounds && self.min < self.average && self.average < self.max
     }
@@ -75,7 +76,8 @@ impl Cutter {
     /// Scans the next bytes of the stream. `Some(n)`: the chunk ends after `n` of these bytes, and the next call must
     /// start there. `None`: all of them belong to a chunk that goes on.
     pub fn next_cut(&mut self, bytes: &[u8]) -> Option<usize> {
-        let (min, average, max) = (self.sizes.min as usize, self.sizes.average as usize, self.sizes.max as usize);
+        let (min, average, max) =
+            (self.sizes.min as usize, self.sizes.average as usize, self.sizes.max as usize);
         let start = self.at;
         let mut i = min.saturating_sub(start).min(bytes.len());
         let center = average.saturating_sub(start).min(bytes.len());

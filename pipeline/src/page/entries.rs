@@ -176,7 +176,11 @@ impl EntryWriter {
         let bytes: usize = here.iter().map(|c| c.first.len() + c.last.len() + 50).sum();
         let may = here.len() >= NODE_CHILDREN && ends;
         // Two children at least, or a tree of very long paths would never get narrower.
-        if here.len() >= 2 && (may || bytes >= PAGE_BYTES.end) { self.close_node(level, sink) } else { Ok(()) }
+        if here.len() >= 2 && (may || bytes >= PAGE_BYTES.end) {
+            self.close_node(level, sink)
+        } else {
+            Ok(())
+        }
     }
 
     fn close_node(&mut self, level: usize, sink: &mut impl PageSink) -> Result<()> {
@@ -357,7 +361,8 @@ fn decode_entry(input: &mut Reader<'_>, before: &[u8], ids: Option<&[ChunkRef]>)
         if time.nanos < 1_000_000_000 { Ok(time) } else { Err("time") }
     };
     let (mtime, ctime) = (time()?, time()?);
-    let (inode, device, links, flags) = (input.varint()?, input.varint()?, input.varint32()?, input.varint32()?);
+    let (inode, device, links, flags) =
+        (input.varint()?, input.varint()?, input.varint32()?, input.varint32()?);
     let (mut size, mut content) = (0, Content::Empty);
     let kind = match kind {
         0 => {

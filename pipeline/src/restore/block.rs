@@ -26,7 +26,8 @@ type Place = (u64, u64);
 /// # Errors
 /// [`Error::Target`] when the target is refused (then untouched) or cannot be written; damage; the store's errors.
 pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite: bool) -> Result<u64> {
-    let root = manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
+    let root =
+        manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
     let target = BlockTarget::open(path, manifest.size, overwrite)?;
     let sample = Sample::default();
     let (mut fetcher, deliveries) = fetcher::<Place>(&run.shared, run.window());
@@ -71,7 +72,11 @@ pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite
         }
         fetcher.flush()?;
         drop(fetcher);
-        if end == manifest.size { Ok(()) } else { Err(Error::damaged(run.object(manifest), "pages do not cover the volume")) }
+        if end == manifest.size {
+            Ok(())
+        } else {
+            Err(Error::damaged(run.object(manifest), "pages do not cover the volume"))
+        }
     });
     run.shared.failure.take()?;
     planned?;
@@ -93,9 +98,9 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn done(&self, done: Completion) -> Result<()> {
-        let len = done
-            .result
-            .map_err(|e| Error::target_io(self.target.path(), format!("cannot write at byte {}", done.offset), e))?;
+        let len = done.result.map_err(|e| {
+            Error::target_io(self.target.path(), format!("cannot write at byte {}", done.offset), e)
+        })?;
         self.progress.add(Counter::Written, len as u64);
         self.progress.add(Counter::Done, len as u64);
         Ok(())

@@ -182,7 +182,12 @@ impl<T: Send + 'static> Deliveries<T> {
         target.finish()
     }
 
-    fn deliver(&self, fetched: Fetched<T>, opener: &mut Opener, target: &mut impl Deliver<To = T>) -> Result<()> {
+    fn deliver(
+        &self,
+        fetched: Fetched<T>,
+        opener: &mut Opener,
+        target: &mut impl Deliver<To = T>,
+    ) -> Result<()> {
         let Fetched { fetch, result, _grant } = fetched;
         let stored = match result {
             Ok(stored) => Some(stored),
@@ -211,7 +216,8 @@ impl<T: Send + 'static> Deliveries<T> {
                 Err(error) if is_lost(&error) => {
                     let text = error.to_string();
                     for to in frame.to {
-                        target.lost(to, Error::damaged_at(at.pack.key(), u64::from(at.offset), text.clone()))?;
+                        target
+                            .lost(to, Error::damaged_at(at.pack.key(), u64::from(at.offset), text.clone()))?;
                     }
                 }
                 Err(error) => return Err(error),

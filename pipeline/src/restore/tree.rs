@@ -78,7 +78,8 @@ pub(super) fn restore(
     overwrite: bool,
     privileged: bool,
 ) -> Result<u64> {
-    let root = manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
+    let root =
+        manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
     let target = TreeTarget::open(path, TargetOptions { overwrite, privileged }, run.progress)?;
     let sample = Sample::default();
     let (fetcher, deliveries) = fetcher::<To>(&run.shared, run.window());
@@ -98,7 +99,8 @@ pub(super) fn restore(
         }
         drop(deliveries);
         let walk = EntryWalk::forwards(run.loader(), root).within(&select.subtree);
-        Planner { run, target: &target, fetcher, open: &open, above: Vec::new(), found: false }.plan(walk, select)
+        Planner { run, target: &target, fetcher, open: &open, above: Vec::new(), found: false }
+            .plan(walk, select)
     });
     run.shared.failure.take()?;
     planned?;
@@ -200,7 +202,8 @@ impl Planner<'_> {
                 Ok(Some(entry)) => entry,
                 Err(error) if is_lost(&error) => {
                     let Lost { first, last, bytes } = walk.lost().unwrap_or_default();
-                    let range = format!("{error}; lost with it: all entries to {}", String::from_utf8_lossy(&last));
+                    let range =
+                        format!("{error}; lost with it: all entries to {}", String::from_utf8_lossy(&last));
                     self.run.damages.note(&first, 0, bytes, Error::damaged("page", range))?;
                     continue;
                 }
