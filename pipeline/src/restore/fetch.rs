@@ -19,7 +19,7 @@ use crate::index::Index;
 use crate::io::Pool;
 use crate::pack::reader::{MAX_CHUNK, Opener};
 use crate::page::load::{PageLoader, is_lost};
-use crate::progress::{Counter, Progress, Station};
+use crate::progress::{Progress, Station};
 use crate::store::Store;
 
 /// What a worker does with an opened chunk. One per worker.
@@ -142,13 +142,9 @@ impl<T: Send + 'static> Fetcher<T> {
             .block_on(Arc::clone(&self.shared.fetched).acquire_many_owned(grains))
             .map_err(|_| Error::Cancelled)?;
         self.shared.progress.waited_for(Station::Cpu, idle.elapsed());
-        let (store, progress, done) =
-            (Arc::clone(&self.shared.store), Arc::clone(&self.shared.progress), self.done.clone());
+        let (store, done) = (Arc::clone(&self.shared.store), self.done.clone());
         self.shared.runtime.spawn(async move {
             let result = store.read(&fetch.pack.key(), fetch.range.clone()).await.map_err(Error::from);
-            if let Ok(bytes) = &result {
-                progress.add(Counter::Fetched, bytes.len() as u64);
-            }
             // Nobody listens only when the run has failed already.
             let _ = done.send(Fetched { fetch, result, _grant: grant });
         });

@@ -93,7 +93,7 @@ pub(super) fn read(
     });
     failure.take()?;
     report.packs_read = chosen.len() as u64;
-    report.bytes_read = chosen.iter().map(|(_, size)| size).sum();
+    report.checked = chosen.iter().map(|(_, size)| size).sum();
     for (name, found) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
         match found {
             Ok(bad) => packs.bad.extend(bad.into_iter().map(|(slot, why)| ((name, slot), why))),
@@ -142,7 +142,6 @@ fn check(
                 continue;
             }
         };
-        progress.add(Counter::Fetched, bytes.len() as u64);
         progress.add(Counter::Done, bytes.len() as u64);
         for (kind, id, at) in group {
             let from = usize::try_from(u64::from(at.offset) - start).unwrap_or(usize::MAX);
