@@ -28,6 +28,7 @@ log "building for release, without tests (a few minutes the first time)"
 cargo build --release --locked --package tradewind-mover
 tradewind=${CARGO_TARGET_DIR:-$TW_REPO/target}/release/tradewind
 
+trap 'log "stopped at line $LINENO of $0: $BASH_COMMAND"' ERR
 work=$(work_dir)
 rows=()
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
@@ -48,14 +49,21 @@ same_tree() { # SOURCE TARGET OPTIONS...
     python3 tests/fidelity/compare.py "$@" || fail "the restored tree differs"
 }
 
+# some_files DIRECTORY NUMBER: the first files there that are not large. `find` is cut off by `head`, and may be.
+some_files() {
+    { find "$1" -type f -size -4M -print0 || true; } 2>/dev/null | head --zero-terminated --lines="$2"
+}
+
 # -- what to back up -------------------------------------------------------------------------------------------------
 tree=${1:-/usr/share}
 [ -d "$tree" ] || fail "$tree is no directory"
-bytes() { du --summarize --block-size=1 --one-file-system "$1" 2>/dev/null | cut -f1; }
+# What this user may not read is not counted, and no failure.
+sizes() { du --block-size=1 --one-file-system "$@" 2>/dev/null || true; }
+bytes() { sizes --summarize "$1" | cut -f1; }
 if [ "$(bytes "$tree")" -gt $LIMIT ]; then
     # Its largest directory that fits.
     whole=$tree
-    tree=$(du --block-size=1 --one-file-system --max-depth=1 "$whole" 2>/dev/null | sort --numeric-sort |
+    tree=$(sizes --max-depth=1 "$whole" | sort --numeric-sort |
         awk -v limit=$LIMIT -v whole="$whole" '$1 <= limit && $2 != whole { found = $2 } END { print found }')
     [ -n "$tree" ] || fail "nothing below $whole fits into $LIMIT bytes"
     log "$whole is over 4 GiB: taking $tree"
@@ -79,6 +87,8 @@ cp --archive --sparse=auto --one-file-system --reflink=auto "$tree/." "$work/tre
 privileges=()
 is_root || privileges=(--no-owner --no-privileged)
 
+# A file that changed less than a second before a backup is read again by the next one, and these are new.
+sleep 2
 say "the tree: first backup"
 run "tree: first backup" backup "$work/tree" --volume demo-tree
 say "the tree: nothing has changed"
@@ -98,7 +108,7 @@ if is_root; then
     mkfs.ext4 -q "$device"
     mkdir "$work/mnt"
     mount_at "$work/mnt" "$device"
-    find "$work/tree" -type f -size -4M -print0 | head -z -n 4000 | xargs -0 cp --parents -t "$work/mnt" --
+    some_files "$work/tree" 4000 | xargs -0 cp --parents -t "$work/mnt" --
     umount "$work/mnt"
     volume=$device
 else
@@ -110,7 +120,7 @@ change_volume() {
     if is_root; then
         mount_at "$work/mnt" "$volume"
         head -c 8M /dev/urandom >"$work/mnt/new-file"
-        find "$work/mnt" -type f -name '*.gz' -print0 | head -z -n 50 | xargs -0 --no-run-if-empty rm --
+        some_files "$work/mnt" 50 | xargs -0 rm --
         umount "$work/mnt"
     else
         python3 tests/demo_table.py fill "$work/image" 8
