@@ -46,7 +46,7 @@ on_file_system() { # KIND
         check "ls marks them, $kind, $engine" "$(grep -c '"mount":true' "$OUT" || true) entries" \
             [ "$(grep -c '"mount":true' "$OUT")" = "$MOUNTS" ]
         check "nothing below them came back, $kind, $engine" "'mount point' is empty" \
-            test -z "$(ls -A "$dir/back/mount point" "$dir/back/subvolume" 2>/dev/null | grep -v '^$\|:$' || true)"
+            test -z "$(find "$dir/back/mount point" "$dir/back/subvolume" -mindepth 1 2>/dev/null || true)"
         rm -rf --one-file-system "$dir/back"
         # Incremental: a part of the tree changes, in every way a tree can.
         parent=$(in_backup snapshot)

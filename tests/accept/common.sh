@@ -60,11 +60,11 @@ check() {
 }
 
 # tw ARGUMENTS...: runs the program. STATUS is its exit code, $OUT and $ERR hold what it wrote. What is in RUNNER is put
-# before it; it reads INPUT through a pipe.
-RUNNER=() INPUT=/dev/null
+# before it; it reads INPUT through a pipe. STORE holds the options that the repository's store needs.
+RUNNER=() INPUT=/dev/null STORE=()
 tw() {
     STATUS=0
-    "${RUNNER[@]}" "$BINARY" --json --quiet "$@" >"$OUT" 2>"$ERR" < <(cat "$INPUT") || STATUS=$?
+    "${RUNNER[@]}" "$BINARY" --json --quiet "${STORE[@]}" "$@" >"$OUT" 2>"$ERR" < <(cat "$INPUT") || STATUS=$?
 }
 said() { tail -n 3 "$ERR" | tr '\n' ' '; }
 # must WHAT ARGUMENTS...: as tw; anything but success is a failed check, and status 1.
@@ -120,8 +120,24 @@ serve() {
     SERVED+=("$dir")
     # shellcheck disable=SC1091
     set -a && source "$dir/env" && set +a
+    STORE=(--endpoint "$S3_ENDPOINT" --region "$AWS_REGION" --path-style)
+    [ -z "$S3_CA_FILE" ] || STORE+=(--ca-file "$S3_CA_FILE")
 }
 SERVED=()
+# proxy NAME OPTIONS...: puts a recording proxy in front of the server that was started last; clients see the same
+# certificate. Its log is $W/NAME.log. Ends with this script.
+proxy() {
+    local name=$1 fd tls=()
+    if [ -n "$S3_CA_FILE" ]; then
+        tls=(--upstream-ca "$S3_CA_FILE" --cert "${S3_CA_FILE%/*}/server.pem" --key "${S3_CA_FILE%/*}/server.key")
+    fi
+    [ -x "$TOOLS/s3-proxy" ] || fail "s3-proxy is not in $TOOLS: cargo build -p tradewind-tests --bins"
+    exec {fd}> >(exec "$TOOLS/s3-proxy" --upstream "$S3_ENDPOINT" --until-stdin-ends --log "$W/$name.log" \
+        "${tls[@]}" "${@:2}" >"$W/$name.env" 2>"$W/$name.err")
+    wait_for 20 "s3-proxy to start" grep -q S3_PROXY_ENDPOINT "$W/$name.env" || fail "s3-proxy: $(cat "$W/$name.err")"
+    STORE=(--endpoint "$(sed -n 's/^S3_PROXY_ENDPOINT=//p' "$W/$name.env")" --region "$AWS_REGION" --path-style)
+    [ -z "$S3_CA_FILE" ] || STORE+=(--ca-file "$S3_CA_FILE")
+}
 stop_servers() {
     local dir
     for dir in "${SERVED[@]}"; do "$SERVERS" stop "$dir"; done
