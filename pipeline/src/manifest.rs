@@ -460,3 +460,6 @@ pub async fn fence(repository: &Repository, at: SnapshotKey, reason: &str) -> Re
 pub(crate) fn shape(error: &serde_json::Error) -> String {
     format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column())
 }
+
+#[cfg(test)]
+mod tests;

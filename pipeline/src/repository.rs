@@ -29,6 +29,8 @@ mod open;
 pub mod slots;
 #[cfg(test)]
 pub(crate) mod test_store;
+#[cfg(test)]
+mod tests;
 
 pub use config::{CdcSizes, Config, Operation, Parameters, RepositoryId};
 pub(crate) use open::millis;

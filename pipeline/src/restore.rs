@@ -14,7 +14,9 @@ mod device;
 pub(crate) mod fetch;
 pub(crate) mod plan;
 mod sample;
-mod stream;
+pub(crate) mod stream;
+pub mod target;
+mod tree;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -105,7 +107,6 @@ pub struct RestoreReport {
 
 /// Everything a run holds.
 pub(crate) struct Run<'a> {
-    pub(crate) runtime: &'a Handle,
     pub(crate) repository: &'a Repository,
     pub(crate) progress: &'a Arc<Progress>,
     pub(crate) engine: EngineKind,
@@ -167,7 +168,10 @@ pub fn run(
     let sampled = match (manifest.kind, options.target) {
         (VolumeKind::Block, Target::Path(path)) => block::restore(&run, manifest, &path, options.overwrite)?,
         (VolumeKind::Block, Target::Stream(out)) => stream::restore(&run, manifest, out)?,
-        (VolumeKind::Tree, Target::Path(_)) => return Err(Error::Usage("later".into())),
+        (VolumeKind::Tree, Target::Path(path)) => {
+            let select = tree::Select { subtree: options.subtree, includes: options.includes };
+            tree::restore(&run, manifest, &path, &select, options.overwrite, options.privileged)?
+        }
         (VolumeKind::Tree, Target::Stream(_)) => {
             return Err(Error::Usage("a tree cannot be restored to a stream; `cat` gives single files".into()));
         }
@@ -219,7 +223,7 @@ impl<'a> Run<'a> {
             fetched: Arc::new(Semaphore::new(plan.fetch_bytes.max(16 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1))),
         };
         let damages = Damages::new(keep_going);
-        Ok((Self { runtime, repository, progress, engine, plan, shared, damages }, index_warnings(&report)))
+        Ok((Self { repository, progress, engine, plan, shared, damages }, index_warnings(&report)))
     }
 
     /// Key of the manifest's object, for messages.

@@ -292,3 +292,6 @@ pub async fn is_decided(repository: &Repository, at: SnapshotKey) -> Result<bool
         Err(e) => Err(e.into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

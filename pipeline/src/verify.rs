@@ -59,8 +59,8 @@ pub struct Damage {
     pub why: String,
     /// The snapshot that needs it; `None` when nothing is known to.
     pub snapshot: Option<SessionId>,
-    /// Path in a tree, raw; empty for a block volume or a whole snapshot.
-    pub path: Vec<u8>,
+    /// Path in a tree, raw; `None` for a block volume or a whole snapshot.
+    pub path: Option<Vec<u8>>,
     /// First byte affected, in the file or volume.
     pub offset: u64,
     /// Bytes affected.
@@ -80,8 +80,10 @@ pub struct VerifyReport {
     pub packs: u64,
     /// Packs that were read to the last byte.
     pub packs_read: u64,
+    /// Chunks that were looked up, once for each place a snapshot names them.
+    pub chunks: u64,
     /// Bytes of packs that were read.
-    pub bytes_read: u64,
+    pub checked: u64,
 }
 
 /// What is known of the packs.
@@ -172,7 +174,7 @@ async fn manifests(
 }
 
 fn whole(snapshot: Option<SessionId>, object: String, why: String) -> Damage {
-    Damage { object, why, snapshot, path: vec![], offset: 0, len: 0 }
+    Damage { object, why, snapshot, path: None, offset: 0, len: 0 }
 }
 
 /// Bad frames that no snapshot needs are reported too, once for each pack.
@@ -199,7 +201,7 @@ impl Walk<'_> {
         let id = manifest.id;
         match (manifest.root, manifest.kind) {
             (None, _) => self.report.damages.push(whole(Some(id), object.into(), "has no root".into())),
-            (Some(root), VolumeKind::Block) => self.extents(id, &[], root)?,
+            (Some(root), VolumeKind::Block) => self.extents(id, None, root)?,
             (Some(root), VolumeKind::Tree) => {
                 let mut walk = EntryWalk::forwards(Arc::clone(&self.loader), root);
                 loop {
@@ -209,7 +211,7 @@ impl Walk<'_> {
                         Err(error) if is_lost(&error) => {
                             let lost = walk.lost().unwrap_or_default();
                             let to = String::from_utf8_lossy(&lost.last).into_owned();
-                            self.damage(id, &lost.first, 0, lost.bytes, &error, &format!("; all entries to {to}"));
+                            self.damage(id, Some(&lost.first), 0, lost.bytes, &error, &format!("; all entries to {to}"));
                         }
                         Err(error) => return Err(error),
                     }
@@ -222,12 +224,12 @@ impl Walk<'_> {
     fn entry(&mut self, id: SessionId, entry: &Entry) -> Result<()> {
         match &entry.content {
             Content::Empty => Ok(()),
-            Content::Paged(root) => self.extents(id, &entry.path, **root),
+            Content::Paged(root) => self.extents(id, Some(&entry.path), **root),
             Content::Extents(extents) => {
                 let mut offset = 0;
                 for extent in extents {
                     if let Extent::Chunk { chunk, .. } = extent {
-                        self.chunk(id, &entry.path, offset, extent.len(), chunk)?;
+                        self.chunk(id, Some(&entry.path), offset, extent.len(), chunk)?;
                     }
                     offset += extent.len();
                 }
@@ -236,7 +238,7 @@ impl Walk<'_> {
         }
     }
 
-    fn extents(&mut self, id: SessionId, path: &[u8], root: PageRef) -> Result<()> {
+    fn extents(&mut self, id: SessionId, path: Option<&[u8]>, root: PageRef) -> Result<()> {
         let mut walk = ExtentWalk::new(Arc::clone(&self.loader), root);
         let mut end = 0;
         loop {
@@ -259,8 +261,9 @@ impl Walk<'_> {
     }
 
     /// A chunk is sound when one of its places is: the hint, or where the index says.
-    fn chunk(&mut self, id: SessionId, path: &[u8], offset: u64, len: u64, chunk: &ChunkRef) -> Result<()> {
+    fn chunk(&mut self, id: SessionId, path: Option<&[u8]>, offset: u64, len: u64, chunk: &ChunkRef) -> Result<()> {
         self.progress.check()?;
+        self.report.chunks += 1;
         let hinted = chunk.hint.map(|at| (at, self.packs.fault(&at)));
         if hinted.as_ref().is_some_and(|(_, fault)| fault.is_none()) {
             return Ok(());
@@ -273,7 +276,7 @@ impl Walk<'_> {
             Some((at, fault)) => (at.pack.key(), fault.unwrap_or_default()),
             None => ("index".to_owned(), "knows no pack for a chunk".to_owned()),
         };
-        let path = path.to_vec();
+        let path = path.map(<[u8]>::to_vec);
         // Neighbours that share a fault are one damage: a lost pack takes hundreds of chunks with it.
         if let Some(last) = self.report.damages.last_mut()
             && (&last.object, &last.path, last.snapshot) == (&object, &path, Some(id))
@@ -286,13 +289,13 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn damage(&mut self, id: SessionId, path: &[u8], offset: u64, len: u64, error: &Error, also: &str) {
+    fn damage(&mut self, id: SessionId, path: Option<&[u8]>, offset: u64, len: u64, error: &Error, also: &str) {
         let (object, why) = match error {
             Error::Damaged { object, what, .. } => (object.clone(), what.clone()),
             Error::Store(e) => (e.key.clone(), e.message.clone()),
             other => (String::new(), other.to_string()),
         };
         let why = format!("{why}{also}");
-        self.report.damages.push(Damage { object, why, snapshot: Some(id), path: path.to_vec(), offset, len });
+        self.report.damages.push(Damage { object, why, snapshot: Some(id), path: path.map(<[u8]>::to_vec), offset, len });
     }
 }

@@ -5,7 +5,6 @@
 mod errors;
 mod help;
 mod plain;
-#[cfg(feature = "connected")]
 mod repository;
 
 use std::process::{Command, Output, Stdio};

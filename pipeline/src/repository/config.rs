@@ -205,7 +205,7 @@ impl Config {
         if short(8) != LAYOUT {
             return Err(foreign(
                 format!(
-                    "the repository's format {} is not known to this version, which reads {LAYOUT}",
+                    "`config` has format {}, which this version does not know; it reads {LAYOUT}",
                     short(8)
                 ),
                 Some("use a newer version of tradewind; if there is none, `config` is damaged"),

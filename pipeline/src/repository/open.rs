@@ -12,6 +12,7 @@ use super::slots::{BadSlot, KEYS_PREFIX, MAX_SLOT, MAX_SLOTS, Slot, SlotKind, sl
 use super::{Created, Repository, create_once};
 use crate::error::{Error, Result};
 use crate::seal::{MasterKey, Secret};
+use crate::store::probe::{Finding, probe};
 use crate::store::{ObjectInfo, Store, StoreErrorKind};
 
 /// What a new repository is like.
@@ -60,17 +61,29 @@ impl Repository {
         secret.check_for_new_slot()?;
         options.parameters.check().map_err(Error::Usage)?;
         refuse_occupied(&*store).await?;
-        let single_writer = !probe(&*store).await?;
+        let can = probe(&*store).await?;
+        let findings = |wanted: &[&Finding]| {
+            let failed: Vec<&str> = wanted.iter().filter(|f| !f.works).map(|f| f.reason.as_str()).collect();
+            failed.join("; ")
+        };
+        let refuse = |what, hint| Err(Error::Repository { location: store.location(), what, hint });
+        if !can.usable() {
+            let why =
+                findings(&[&can.multipart, &can.read_after_write, &can.list_after_write, &can.ranged_reads]);
+            return refuse(format!("this store cannot hold a repository: {why}"), Some("use another store"));
+        }
+        let single_writer = !can.create_if_absent();
         if single_writer && !options.accept_single_writer {
-            return Err(Error::Repository {
-                location: store.location(),
-                what: "this store does not keep its promise to create an object only if it is absent; \
-                       without it two writers can destroy each other's snapshots"
-                    .into(),
-                hint: Some(
-                    "use another store or a newer server, or accept a repository for one writer at a time with --single-writer",
+            let why = findings(&[&can.conditional_create, &can.conditional_finish]);
+            return refuse(
+                format!(
+                    "this store does not keep the promise to create an object only if it is absent ({why}); \
+                     without it two writers can destroy each other's snapshots"
                 ),
-            });
+                Some(
+                    "use another store or a newer server, or accept one writer at a time with --single-writer",
+                ),
+            );
         }
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|e| Error::Internal(format!("no randomness: {e}")))?;
@@ -275,19 +288,3 @@ async fn missing(store: &dyn Store) -> Result<Error> {
 
 /// Where the capability probe writes.
 const PROBE_PREFIX: &str = "probe/";
-
-/// Whether of two creations of one key exactly one wins.
-async fn probe(store: &dyn Store) -> Result<bool> {
-    let mut random = [0u8; 16];
-    getrandom::fill(&mut random).map_err(|e| Error::Internal(format!("no randomness: {e}")))?;
-    let key = format!("{PROBE_PREFIX}{}", hex::encode(random));
-    store.create(&key, b"first".to_vec().into()).await?;
-    let second = store.create(&key, b"second".to_vec().into()).await;
-    let kept = store.read_all(&key, 64).await?;
-    let _ = store.delete(&key).await;
-    match second {
-        Err(e) if e.kind == StoreErrorKind::AlreadyExists => Ok(kept == b"first"[..]),
-        Err(e) if e.kind != StoreErrorKind::Unsupported => Err(e.into()),
-        _ => Ok(false),
-    }
-}

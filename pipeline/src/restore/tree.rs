@@ -4,7 +4,11 @@
 //! files are restored at the same time and none of them is kept open. Only files of several chunks, and files with
 //! further links, are made by the planner.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -75,8 +79,7 @@ pub(super) fn restore(
     privileged: bool,
 ) -> Result<u64> {
     let root = manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
-    let progress = Arc::clone(run.progress);
-    let target = TreeTarget::open(path, TargetOptions { overwrite, privileged }, progress)?;
+    let target = TreeTarget::open(path, TargetOptions { overwrite, privileged }, run.progress)?;
     let sample = Sample::default();
     let (fetcher, deliveries) = fetcher::<To>(&run.shared, run.window());
     let open = OpenFiles::default();
@@ -86,6 +89,7 @@ pub(super) fn restore(
             let writer = Writer {
                 target: &target,
                 sample: &sample,
+                root: path,
                 damages: &run.damages,
                 progress: run.progress,
                 open: &open,
@@ -103,9 +107,9 @@ pub(super) fn restore(
         match walk.next() {
             Ok(None) => break,
             Ok(Some(entry)) => {
+                // With a selection, those that were not made are passed over.
                 if matches!(entry.kind, EntryKind::Directory { .. })
                     && let Some(entry) = select.place(entry)
-                    && (select.wants(&entry) || target.exists(&entry.path))
                 {
                     target.finish_directory(&entry)?;
                 }
@@ -116,8 +120,14 @@ pub(super) fn restore(
         }
     }
     target.sync()?;
-    sample.check(|entry_path: &Vec<u8>| target.open_back(entry_path))
+    sample.check(|(path, file): &Written| {
+        let file = file.try_clone().map_err(|e| Error::target_io(path, "cannot read back", e))?;
+        Ok((path.clone(), file))
+    })
 }
+
+/// A file that was written, for reading a sample back.
+type Written = (PathBuf, Arc<File>);
 
 /// Who wants a chunk.
 enum To {
@@ -130,7 +140,9 @@ enum To {
 /// A file whose parts arrive in any order.
 struct Open {
     entry: Entry,
-    file: TargetFile,
+    file: Arc<File>,
+    /// Taken by whoever finishes the file.
+    target: Mutex<Option<TargetFile>>,
     /// Parts that are not written yet, and one for the planner while it still adds some.
     left: AtomicU64,
 }
@@ -171,7 +183,7 @@ impl OpenFiles {
 
 struct Planner<'a> {
     run: &'a Run<'a>,
-    target: &'a TreeTarget,
+    target: &'a TreeTarget<'a>,
     fetcher: Fetcher<To>,
     open: &'a OpenFiles,
     /// Directories above the present place that were not made, because nothing in them was wanted so far.
@@ -221,14 +233,14 @@ impl Planner<'_> {
         }
         if entry.links > 1 {
             match self.target.link(&entry)? {
-                Linked::Done => {
+                Linked::Done | Linked::Skipped => {
                     self.run.progress.add(Counter::Done, entry.size);
                     return Ok(());
                 }
                 Linked::First if entry.kind == EntryKind::File => return self.parts(entry, true),
                 Linked::First => {
                     self.target.other(&entry)?;
-                    return self.target.remember_link(&entry);
+                    return self.target.remember_link(&entry).map(drop);
                 }
             }
         }
@@ -256,7 +268,12 @@ impl Planner<'_> {
             self.target.remember_link(&entry)?;
         }
         self.open.add();
-        let open = Arc::new(Open { entry, file, left: AtomicU64::new(1) });
+        let open = Arc::new(Open {
+            entry,
+            file: Arc::clone(file.file()),
+            target: Mutex::new(Some(file)),
+            left: AtomicU64::new(1),
+        });
         match &open.entry.content {
             Content::Empty => {}
             Content::Extents(extents) => {
@@ -309,29 +326,37 @@ impl Planner<'_> {
 }
 
 /// One part less; the last one sets the file's metadata.
-fn part_done(open: &Open, target: &TreeTarget, files: &OpenFiles) -> Result<()> {
+fn part_done(open: &Open, target: &TreeTarget<'_>, files: &OpenFiles) -> Result<()> {
     if open.left.fetch_sub(1, AcqRel) > 1 {
         return Ok(());
     }
     files.remove();
-    target.finish_file(&open.file, &open.entry)
+    match open.target.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(file) => target.finish_file(file, &open.entry),
+        None => Err(Error::Internal("a file was finished twice".into())),
+    }
 }
 
 /// Writes what one worker opens.
 struct Writer<'a> {
-    target: &'a TreeTarget,
-    sample: &'a Sample<Vec<u8>>,
+    target: &'a TreeTarget<'a>,
+    sample: &'a Sample<Written>,
+    root: &'a Path,
     damages: &'a Damages,
     progress: &'a Arc<Progress>,
     open: &'a OpenFiles,
 }
 
 impl Writer<'_> {
-    fn write(&self, file: &TargetFile, entry: &Entry, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.target.write(file, entry, offset, bytes)?;
+    fn write(&self, file: &Arc<File>, entry: &Entry, offset: u64, bytes: &[u8]) -> Result<()> {
+        // Through the page cache: cut at content-defined places, parts are not aligned, and a direct write beside a
+        // neighbour's dirty page can fail.
+        let place = || self.root.join(OsStr::from_bytes(&entry.path));
+        file.write_all_at(bytes, offset)
+            .map_err(|e| Error::target_io(&place(), format!("cannot write at byte {offset}"), e))?;
         self.progress.add(Counter::Written, bytes.len() as u64);
         self.progress.add(Counter::Done, bytes.len() as u64);
-        self.sample.offer(|| entry.path.clone(), offset, bytes);
+        self.sample.offer(|| (place(), Arc::clone(file)), offset, bytes);
         Ok(())
     }
 }
@@ -346,8 +371,8 @@ impl Deliver for Writer<'_> {
                     return self.damages.note(&entry.path, 0, entry.size, passes_end());
                 };
                 let Some(file) = self.target.file(&entry)? else { return Ok(()) };
-                self.write(&file, &entry, 0, bytes)?;
-                self.target.finish_file(&file, &entry)
+                self.write(file.file(), &entry, 0, bytes)?;
+                self.target.finish_file(file, &entry)
             }
             To::Part { file, offset, skip, len } => {
                 match slice(plain, skip, len.into()) {

@@ -28,7 +28,7 @@ mod walk;
 mod xattr;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -123,6 +123,7 @@ pub type Parent<'a> = Box<dyn FnMut(&[u8]) -> Result<Option<Entry>> + Send + 'a>
 /// Counts files, directories, others, mounts, unchanged and vanished files, and the bytes read of small files. Ends
 /// with the first error of `visit` or `parent`, with [`Error::Cancelled`] on request, and with [`Error::Source`] when
 /// the root cannot be read or descriptors run out. No thread outlives the call.
+#[expect(clippy::needless_pass_by_value, reason = "options belong to one walk")]
 pub fn stream(
     root: &Path,
     options: TreeOptions,

@@ -37,10 +37,12 @@ impl Finding {
 /// What a store can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capabilities {
-    /// [`Store::create`] refuses a key that exists and has one winner.
+    /// [`Store::create`] refuses a key that exists.
     pub conditional_create: Finding,
     /// [`Store::finish_upload`] refuses a key that exists.
     pub conditional_finish: Finding,
+    /// Of several creations of one key at the same time one succeeds. Some servers look first and write then.
+    pub one_winner: Finding,
     /// Uploads in parts arrive whole.
     pub multipart: Finding,
     /// What was written can be read at once.
@@ -55,10 +57,11 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// All findings with their names, for reports.
-    pub fn findings(&self) -> [(&'static str, &Finding); 7] {
+    pub fn findings(&self) -> [(&'static str, &Finding); 8] {
         [
             ("conditional create", &self.conditional_create),
             ("conditional finish", &self.conditional_finish),
+            ("one winner", &self.one_winner),
             ("multipart upload", &self.multipart),
             ("read after write", &self.read_after_write),
             ("list after write", &self.list_after_write),
@@ -69,7 +72,7 @@ impl Capabilities {
 
     /// True when a key has one creator, however it is created: what concurrent writers stand on.
     pub fn create_if_absent(&self) -> bool {
-        self.conditional_create.works && self.conditional_finish.works
+        self.conditional_create.works && self.conditional_finish.works && self.one_winner.works
     }
 
     /// True when a repository can live here at all, if only with one writer at a time.
@@ -118,6 +121,7 @@ impl Probe<'_> {
             ranged_reads: self.range(&one).await?,
             conditional_create: self.second_create(&one).await?,
             conditional_finish: self.second_finish(&one).await?,
+            one_winner: self.race().await?,
             multipart: self.parts().await?,
             delete: Finding::no("not tried"),
         })
@@ -164,9 +168,14 @@ impl Probe<'_> {
             }
             Err(e) => return Finding::refused(e),
         }
-        if !self.holds(key, &self.body(1)).await?.works {
-            return Ok(Finding::no("a second creation was refused but replaced the object"));
+        if self.holds(key, &self.body(1)).await?.works {
+            Ok(Finding::yes("refused on an existing key"))
+        } else {
+            Ok(Finding::no("a second creation was refused but replaced the object"))
         }
+    }
+
+    async fn race(&self) -> Result<Finding, StoreError> {
         let race = self.key("race");
         let done = join_all((0..RIVALS).map(|n| self.store.create(&race, self.body(n).into()))).await;
         let mut winners = Vec::new();
@@ -179,7 +188,7 @@ impl Probe<'_> {
         }
         match winners[..] {
             [winner] if self.holds(&race, &self.body(winner)).await?.works => {
-                Ok(Finding::yes("one of several creations at the same time won, later ones are refused"))
+                Ok(Finding::yes("one of several creations at the same time succeeded"))
             }
             [_] => Ok(Finding::no("the object is not the one whose creation succeeded")),
             _ => {
@@ -240,55 +249,4 @@ impl Probe<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::store::fault::{Effect, Fault, Faulty};
-    use crate::store::local::LocalStore;
-    use crate::store::record::Operation;
-
-    fn bed() -> (tempfile::TempDir, Faulty) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Faulty::new(Arc::new(LocalStore::new(dir.path()).unwrap()));
-        (dir, store)
-    }
-
-    #[tokio::test]
-    async fn a_directory_can_do_everything_and_is_clean_afterwards() {
-        let (_dir, store) = bed();
-        let found = probe(&store).await.unwrap();
-        for (name, finding) in found.findings() {
-            assert!(finding.works, "{name}: {}", finding.reason);
-        }
-        assert!(found.create_if_absent() && found.usable());
-        assert!(store.list("", None).await.unwrap().objects.is_empty());
-    }
-
-    #[tokio::test]
-    async fn without_the_right_to_delete() {
-        let (_dir, store) = bed();
-        store.add(Fault::new(Operation::Delete, Effect::Fail(Kind::Denied)));
-        let found = probe(&store).await.unwrap();
-        assert!(found.create_if_absent() && found.usable() && !found.delete.works);
-    }
-
-    #[tokio::test]
-    async fn a_store_that_does_not_answer_is_not_judged() {
-        let (_dir, store) = bed();
-        store.add(Fault::new(Operation::FinishUpload, Effect::Fail(Kind::Transient)));
-        assert_eq!(probe(&store).await.unwrap_err().kind, Kind::Transient);
-        assert!(store.list("", None).await.unwrap().objects.is_empty(), "cleaned up all the same");
-    }
-
-    #[tokio::test]
-    async fn features_that_are_missing_are_named() {
-        let (_dir, store) = bed();
-        store.add(Fault::new(Operation::BeginUpload, Effect::Fail(Kind::Unsupported)));
-        store.add(Fault::new(Operation::Read, Effect::Flip));
-        let found = probe(&store).await.unwrap();
-        assert!(found.conditional_create.works);
-        assert!(!found.conditional_finish.works && !found.multipart.works && !found.ranged_reads.works);
-        assert!(!found.create_if_absent() && !found.usable());
-    }
-}
+mod tests;

@@ -15,6 +15,10 @@ use crate::store::{Body, Listing, ObjectInfo, Part, Store, StoreError, StoreErro
 /// How much of an object is read back at a time when we look whether it is ours, in bytes.
 const WINDOW: u64 = 1 << 20;
 
+/// Bodies above this size, in bytes, are not sent again before a look whether the key is taken by now: a server that
+/// refuses such a one early cuts the connection, and the refusal is lost in every attempt.
+const LARGE: u64 = 128 << 10;
+
 /// How often a waiting request looks whether the run was cancelled.
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -159,7 +163,16 @@ impl Store for Retry {
         let mut attempts = self.attempts();
         let mut unsure = false;
         loop {
-            match attempts.note(self.inner.create(key, body.clone()).await) {
+            let mut done = attempts.note(self.inner.create(key, body.clone()).await);
+            if let Err(e) = &done
+                && e.is_transient()
+                && body.len() > LARGE
+                && self.inner.stat(key).await.is_ok()
+            {
+                unsure = true;
+                done = Err(StoreError::new(Kind::AlreadyExists, "create", &e.key, "the key exists"));
+            }
+            match done {
                 // The key was free when we began: perhaps it is our own write, whose answer was lost.
                 Err(e) if e.kind == Kind::AlreadyExists && unsure => {
                     let mut rope = Rope::new(&body);
@@ -213,8 +226,9 @@ impl Store for Retry {
         let mut unsure = false;
         loop {
             match attempts.note(self.inner.finish_upload(key, upload, parts).await) {
-                // A finished upload is no longer there: that is what success looks like from behind, too.
-                Err(e) if matches!(e.kind, Kind::AlreadyExists | Kind::NotFound) && unsure => {
+                // A finished upload is no longer there (some servers: no longer ours to finish): that is what success
+                // looks like from behind, too.
+                Err(e) if matches!(e.kind, Kind::AlreadyExists | Kind::NotFound | Kind::Denied) && unsure => {
                     let size = parts.iter().map(|p| p.size).sum();
                     let mut sums = PartSums::new(parts);
                     let same = self.is_ours(key, size, |bytes| sums.continues_with(bytes)).await?;

@@ -93,7 +93,7 @@ pub(super) fn read(
     });
     failure.take()?;
     report.packs_read = chosen.len() as u64;
-    report.bytes_read = chosen.iter().map(|(_, size)| size).sum();
+    report.checked = chosen.iter().map(|(_, size)| size).sum();
     for (name, found) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
         match found {
             Ok(bad) => packs.bad.extend(bad.into_iter().map(|(slot, why)| ((name, slot), why))),

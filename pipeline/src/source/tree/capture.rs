@@ -125,7 +125,7 @@ impl<'a> Capture<'a> {
     fn item(&mut self, item: Item) -> Outcome {
         let captured = match item.what {
             What::Directory { fd, stat } => self.directory(item.path, &fd, &stat),
-            What::Closed { dir, stat, unreadable } => self.closed(item.path, &dir, &stat, unreadable),
+            What::Closed { dir, stat, unreadable } => self.closed(&item.path, &dir, &stat, unreadable),
             What::Node { dir, hint, parent } => self.node(item.path, &dir, hint, parent),
             What::Skip { reason } => return Outcome::Skipped { path: item.path, reason },
             What::Vanished => return Outcome::Vanished,
@@ -141,13 +141,13 @@ impl<'a> Capture<'a> {
 
     fn closed(
         &mut self,
-        path: Vec<u8>,
+        path: &[u8],
         dir: &OwnedFd,
         stat: &Stat,
         unreadable: Option<Errno>,
     ) -> Captured<Finding> {
-        let entry = stat.entry(path.clone(), EntryKind::Directory { mount: unreadable.is_none() });
-        let mut finding = self.finding(entry, FoundData::None, &Place::Name(dir.as_fd(), name_of(&path)))?;
+        let entry = stat.entry(path.to_vec(), EntryKind::Directory { mount: unreadable.is_none() });
+        let mut finding = self.finding(entry, FoundData::None, &Place::Name(dir.as_fd(), name_of(path)))?;
         finding.warnings.extend(unreadable.map(|errno| format!("directory cannot be read: {errno}")));
         Ok(finding)
     }

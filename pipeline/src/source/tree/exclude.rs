@@ -64,6 +64,11 @@ impl ExcludeSet {
         Ok(Self::lines(&text).map(str::to_owned).collect())
     }
 
+    /// True when it has no patterns.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// True when `path` (relative to the root of the tree, raw bytes) is to be left out.
     pub fn excludes(&self, path: &[u8], is_directory: bool) -> bool {
         if self.rules.is_empty() {

@@ -47,7 +47,7 @@ fn options() -> TreeOptions {
     TreeOptions { privileged: is_root(), prefetch_threads: 3, ..TreeOptions::default() }
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
@@ -107,7 +107,7 @@ fn take(walked: &mut Walked, found: Found) {
 }
 
 /// Runs `test` as nobody, who may do nothing special. Nothing when the test itself is not root.
-fn as_nobody(test: impl FnOnce() + Send) {
+pub(crate) fn as_nobody(test: impl FnOnce() + Send) {
     use rustix::process::{Gid, Uid};
     if !is_root() {
         return;

@@ -125,7 +125,8 @@ fn kind_of(code: &str, status: u16) -> K {
             401 | 403 => K::Denied,
             405 | 501 => K::Unsupported,
             507 => K::Full,
-            500..=599 => K::Transient,
+            // A success that is none: an error nobody knows, or a page of some proxy.
+            200..=299 | 500..=599 => K::Transient,
             _ => K::Other,
         },
     }
@@ -133,6 +134,7 @@ fn kind_of(code: &str, status: u16) -> K {
 
 fn status_text(status: u16) -> &'static str {
     match status {
+        200..=299 => "an answer that makes no sense",
         400 => "the store did not understand the request",
         401 | 403 => "access denied",
         404 => "not found",

@@ -36,11 +36,11 @@ async fn limited() {
     let start = Instant::now();
     conforms(&store).await;
     let sent = progress.get(Counter::Uploaded);
-    assert!(sent > 50 << 20, "{sent}");
+    assert!(sent > 30 << 20, "{sent}");
     // What other creators of a key sent in vain is let through at the same rate, but not counted as stored.
     let least = sent as f64 / f64::from(64 << 20) * 0.9;
     assert!(start.elapsed().as_secs_f64() > least, "{sent} bytes in {:?}", start.elapsed());
-    assert!(progress.get(Counter::Fetched) > 30 << 20);
+    assert!(progress.get(Counter::Fetched) > 20 << 20);
     rate.store(0, Relaxed);
     conforms(&store).await;
 }
@@ -51,7 +51,7 @@ async fn recorded() {
     let store = Recorder::new(store);
     conforms(&store).await;
     assert!(store.count(Operation::Create) > 1050);
-    assert!(store.uploaded() > 50 << 20);
+    assert!(store.uploaded() > 30 << 20);
     assert!(store.take().iter().any(|c| c.operation == Operation::UploadPart && c.ok && c.bytes == 5 << 20));
     assert!(store.calls().is_empty());
 }
