@@ -34,7 +34,7 @@ round_trip() {
 }
 
 on_file_system() { # KIND
-    local kind=$1 dir engine parent
+    local kind=$1 dir engine parent seed=1
     dir=$(loop_fs "$kind" "$(pick 1G 4G)")
     torture_tree "$dir/source" "$kind"
     for engine in "${ENGINES[@]}"; do
@@ -50,7 +50,7 @@ on_file_system() { # KIND
         rm -rf --one-file-system "$dir/back"
         # Incremental: a part of the tree changes, in every way a tree can.
         parent=$(in_backup snapshot)
-        python3 "$FIDELITY/torture.py" mutate "$dir/source" --seed "${#engine}" >"$W/mutated" 2>&1 ||
+        python3 "$FIDELITY/torture.py" mutate "$dir/source" --seed "$((++seed))" >"$W/mutated" 2>&1 ||
             bad "mutate on $kind" "$(tail -n 1 "$W/mutated")"
         PARENT=()
         round_trip "changed tree on $kind, $engine, incremental" "$kind-$engine" "$dir/source" "$dir/back" "$engine" \

@@ -7,6 +7,7 @@
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+quietly() { "$@" >"$W/found" 2>&1; }
 blocks() { python3 "$ACCEPT/blocks.py" "$@"; }
 # same WHAT FIGURES A B [--prefix]
 same() {
@@ -69,25 +70,26 @@ devices() {
         source=$(loop_dev "$W/source.img" "$sector")
         target=$(loop_dev "$W/target.img" "$sector")
         for engine in "${ENGINES[@]}"; do
+            blocks fill "$target" 0 >/dev/null
             there_and_back "device, $sector byte sectors, $engine, to a blank one" "dev-$sector-$engine" "$source" \
                 "$target" "$engine" --parent none
             found=$(blocks fill "$target" 0xA5)
             refused "device with data is refused, $sector, $engine" 9 restore latest --volume "dev-$sector-$engine" \
                 --target "$target" --engine "$engine"
-            check "and is untouched, $sector, $engine" "$found" blocks all "$target" 0 0xA5 >"$W/found"
+            check "and is untouched, $sector, $engine" "$found" quietly blocks all "$target" 0 0xA5
             RESTORE=(--overwrite)
             there_and_back "device full of 0xA5, $sector, $engine, --overwrite, with a parent" "dev-$sector-$engine" \
                 "$source" "$target" "$engine"
             RESTORE=()
         done
         # Volumes that end within a sector, to a device that is larger: what is beyond them is not theirs.
-        blocks make "$W/odd" 4095 4095 9 >/dev/null
+        blocks noise "$W/odd" 4095 9 >/dev/null
         blocks fill "$target" 0xA5 >/dev/null
         RESTORE=(--overwrite)
         there_and_back "4095 bytes to a device with $sector byte sectors" "odd-$sector" "$W/odd" "$target" auto
         RESTORE=()
-        check "beyond its end nothing is written, $sector" "from byte 4095 on all 0xA5" blocks all "$target" 4095 0xA5 \
-            >"$W/found" 2>&1
+        check "beyond its end nothing is written, $sector" "from byte 4095 on all 0xA5" \
+            quietly blocks all "$target" 4095 0xA5
         loop_undo "$source"
         # To the device with the other sectors, which is not a multiple of this one's.
         truncate -s "$LARGE_BYTES" "$W/other.img"
@@ -145,7 +147,7 @@ sparse() {
 objects() { python3 "$ACCEPT/objects.py" "$TRADEWIND_REPOSITORY"; }
 
 incremental() {
-    local engine image=$W/changing.img writes size chunks leaves data meta other
+    local engine image=$W/changing.img writes size chunks=1 leaves data meta other
     read -r size writes <<<"$(pick '512M 40' '2G 300')"
     new_repo "$W/incremental"
     blocks noise "$image" "$size" 5 >/dev/null
@@ -157,7 +159,7 @@ incremental() {
         read -r data meta other <<<"$(python3 "$ACCEPT/objects.py" --new "$W/before" "$W/after")"
         check "nothing changed, $engine" "$data bytes of new data packs, $meta of page packs, $other of other objects" \
             test "$data" = 0 -a "$meta" = 0 -a "$other" -lt 65536
-        read -r chunks leaves <<<"$(blocks change "$image" "$writes" "${#engine}")"
+        read -r chunks leaves <<<"$(blocks change "$image" "$writes" "$chunks")"
         cp "$W/after" "$W/before"
         must "incremental, $engine: second" backup "$image" --volume "inc-$engine" --engine "$engine" || return 0
         objects >"$W/after"
