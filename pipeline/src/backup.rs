@@ -16,6 +16,7 @@
 mod block;
 mod parent;
 mod readahead;
+mod repair;
 mod ticket;
 mod tree;
 mod work;
@@ -270,6 +271,10 @@ impl<'a> Run<'a> {
             },
         ))?;
         warnings.extend(index_warnings(&report));
+        let index = Arc::new(index);
+        if session.is_some() {
+            runtime.block_on(repair::repair(repository, &index, &report, &mut warnings))?;
+        }
         let skipped = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&skipped);
         progress.on_skip(move |item: &Skipped| {
@@ -290,7 +295,7 @@ impl<'a> Run<'a> {
             plan,
             read_bytes,
             chunk,
-            index: Arc::new(index),
+            index,
             failure: Arc::default(),
             flush: Arc::default(),
             warnings,

@@ -29,7 +29,7 @@ use crate::backup::{index_warnings, loader, open_index};
 use crate::error::{Error, FirstError, Result};
 use crate::index::IndexConfig;
 use crate::io::{EngineChoice, EngineKind, Pool, Probe, probe};
-use crate::limits::{Limits, Plan, plan};
+use crate::limits::{Limits, Pace, Plan, plan};
 use crate::manifest::{Manifest, SnapshotKey, VolumeKind};
 use crate::pack::reader::Opener;
 use crate::page::load::PageLoader;
@@ -71,7 +71,7 @@ pub struct RestoreOptions {
     pub privileged: bool,
     /// Which io engine to use.
     pub engine: EngineChoice,
-    /// What the run may spend. The upload rate limits fetching, the read rate is not used.
+    /// What the run may spend. The upload rate limits fetching, the read rate writing.
     pub limits: Limits,
     /// Where to keep the index cache.
     pub cache_dir: Option<PathBuf>,
@@ -220,6 +220,8 @@ impl<'a> Run<'a> {
             failure: Arc::<FirstError>::default(),
             progress: Arc::clone(progress),
             pool: Pool::new(chunk.max(4096), buffers)?,
+            fetch_pace: Arc::new(Pace::new(limits.upload_rate.clone())),
+            write_pace: Arc::new(Pace::new(limits.read_rate.clone())),
             fetched: Arc::new(Semaphore::new(plan.fetch_bytes.max(16 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1))),
         };
         let damages = Damages::new(keep_going);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::backup::{index_warnings, loader, open_index};
+use crate::backup::{loader, open_index};
 use crate::entry::{ChunkRef, Content, Entry, Extent, PageRef};
 use crate::error::{Error, Result};
 use crate::hash::ObjectType;
@@ -125,7 +125,13 @@ pub fn run(
         ..IndexConfig::default()
     };
     let (index, synced) = runtime.block_on(open_index(repository, None, &config))?;
-    report.warnings.extend(index_warnings(&synced));
+    report.warnings.extend(synced.cache_unused.clone());
+    let damaged = synced.damaged.iter().map(|(key, why)| (key.clone(), why.clone()));
+    let missing = synced.missing.iter().map(|key| (key.clone(), "is missing".to_owned()));
+    for (key, why) in damaged.chain(missing) {
+        let why = format!("{why}; the next backup rebuilds it from the packs");
+        report.damages.push(whole(None, key, why));
+    }
     let snapshots = runtime.block_on(manifests(repository, options, &mut report))?;
 
     let mut packs = Packs { sizes: runtime.block_on(packs::list(repository))?, ..Packs::default() };

@@ -10,7 +10,7 @@ use crate::hash::{Id, ObjectType};
 use crate::index::Index;
 use crate::pack::Location;
 use crate::pack::reader::Opener;
-use crate::progress::{Counter, Progress};
+use crate::progress::Progress;
 use crate::seal::{Compressor, TAG};
 use crate::store::Store;
 
@@ -103,7 +103,6 @@ impl PageLoader {
         let start = u64::from(at.offset);
         let range = start..start + u64::from(at.stored);
         let stored = self.runtime.block_on(self.store.read(&at.pack.key(), range))?;
-        self.progress.add(Counter::Fetched, stored.len() as u64);
         let mut out = vec![0; at.length as usize];
         let mut opener = self.opener.lock().unwrap_or_else(PoisonError::into_inner);
         opener.open(kind, id, at, &stored, &mut out)?;

@@ -17,9 +17,10 @@ use crate::error::{Error, FirstError, Result};
 use crate::hash::ObjectType;
 use crate::index::Index;
 use crate::io::Pool;
+use crate::limits::Pace;
 use crate::pack::reader::{MAX_CHUNK, Opener};
 use crate::page::load::{PageLoader, is_lost};
-use crate::progress::{Counter, Progress, Station};
+use crate::progress::{Progress, Station};
 use crate::store::Store;
 
 /// What a worker does with an opened chunk. One per worker.
@@ -57,6 +58,10 @@ pub(crate) struct Shared {
     pub(crate) progress: Arc<Progress>,
     /// Plaintext buffers.
     pub(crate) pool: Pool,
+    /// How fast bytes may be fetched.
+    pub(crate) fetch_pace: Arc<Pace>,
+    /// How fast bytes may be written to the target.
+    pub(crate) write_pace: Arc<Pace>,
     /// Bytes fetched and not yet opened; one permit for each [`GRAIN`].
     pub(crate) fetched: Arc<Semaphore>,
 }
@@ -135,6 +140,7 @@ impl<T: Send + 'static> Fetcher<T> {
     fn start(&self, fetch: Fetch<T>) -> Result<()> {
         let grains = u32::try_from((fetch.range.end - fetch.range.start).div_ceil(GRAIN))
             .map_err(|_| Error::Internal("read too large".into()))?;
+        self.shared.fetch_pace.wait(fetch.range.end - fetch.range.start, &self.shared.progress)?;
         let idle = Instant::now();
         let grant = self
             .shared
@@ -142,13 +148,9 @@ impl<T: Send + 'static> Fetcher<T> {
             .block_on(Arc::clone(&self.shared.fetched).acquire_many_owned(grains))
             .map_err(|_| Error::Cancelled)?;
         self.shared.progress.waited_for(Station::Cpu, idle.elapsed());
-        let (store, progress, done) =
-            (Arc::clone(&self.shared.store), Arc::clone(&self.shared.progress), self.done.clone());
+        let (store, done) = (Arc::clone(&self.shared.store), self.done.clone());
         self.shared.runtime.spawn(async move {
             let result = store.read(&fetch.pack.key(), fetch.range.clone()).await.map_err(Error::from);
-            if let Ok(bytes) = &result {
-                progress.add(Counter::Fetched, bytes.len() as u64);
-            }
             // Nobody listens only when the run has failed already.
             let _ = done.send(Fetched { fetch, result, _grant: grant });
         });
@@ -202,6 +204,7 @@ impl<T: Send + 'static> Deliveries<T> {
             match opened {
                 Ok(plain) => {
                     for to in frame.to {
+                        self.shared.write_pace.wait(plain.len() as u64, &self.shared.progress)?;
                         target.deliver(&plain, to)?;
                     }
                 }

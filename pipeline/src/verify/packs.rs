@@ -142,7 +142,6 @@ fn check(
                 continue;
             }
         };
-        progress.add(Counter::Fetched, bytes.len() as u64);
         progress.add(Counter::Done, bytes.len() as u64);
         for (kind, id, at) in group {
             let from = usize::try_from(u64::from(at.offset) - start).unwrap_or(usize::MAX);
