@@ -103,7 +103,10 @@ unprivileged() {
     local binary=$BINARY key=$TRADEWIND_KEY_FILE repository=$TRADEWIND_REPOSITORY cache=$TRADEWIND_CACHE_DIR
     BINARY=$dir/tradewind
     export TRADEWIND_KEY_FILE=$dir/key TRADEWIND_REPOSITORY=$dir/repo TRADEWIND_CACHE_DIR=$dir/cache
-    "${RUNNER[@]}" python3 "$FIDELITY/torture.py" "$dir/source" >"$W/made"
+    # Neither this clone nor the Python of whoever runs this need be theirs to read.
+    cp -r "$FIDELITY" "$dir/fidelity"
+    chmod -R a+rX "$dir/fidelity"
+    "${RUNNER[@]}" env PATH=/usr/local/bin:/usr/bin:/bin python3 "$dir/fidelity/torture.py" "$dir/source" >"$W/made"
     if must "without privileges: init" init; then
         round_trip "a tree of nobody's, by nobody" nobody "$dir/source" "$dir/back" auto --no-privileged
     fi

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The objects of a repository in a directory (or of a bucket on a test server's disk).
 
-    objects.py DIR                  one line each: size, class (data, meta, other), key
-    objects.py --new BEFORE AFTER   bytes of what is only in the second list: data packs, page packs, all else
+objects.py DIR                  one line each: size, class (data, meta, other), key
+objects.py --new BEFORE AFTER   bytes of what is only in the second list: data packs, page packs, all else
 """
 
 import os

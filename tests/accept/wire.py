@@ -69,7 +69,12 @@ def recomputed(records, top):
     right = wrong = 0
     for r in records:
         path = os.path.join(top, r["bucket"], r["key"])
-        if r["operation"] != "PutObject" or r["status"] != 200 or r["request_bytes"] > SMALL or not os.path.isfile(path):
+        if (
+            r["operation"] != "PutObject"
+            or r["status"] != 200
+            or r["request_bytes"] > SMALL
+            or not os.path.isfile(path)
+        ):
             continue
         with open(path, "rb") as file:
             data = file.read()
