@@ -231,6 +231,14 @@ impl Planner<'_> {
     }
 
     fn create(&mut self, entry: Entry) -> Result<()> {
+        self.run.progress.add(
+            match entry.kind {
+                EntryKind::File => Counter::Files,
+                EntryKind::Directory { .. } => Counter::Directories,
+                _ => Counter::Others,
+            },
+            1,
+        );
         if matches!(entry.kind, EntryKind::Directory { .. }) {
             return self.target.directory(&entry);
         }
