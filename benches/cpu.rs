@@ -54,7 +54,9 @@ fn stations(c: &mut Criterion) {
     let mut out = vec![0; Compressor::bound(CHUNK)];
     for (name, level) in [("zstd 1", 1), ("zstd 3", 3)] {
         let mut compressor = Compressor::new(Level::Fixed(level));
-        group.bench_function(format!("{name}, text"), |b| b.iter(|| compressor.compress(&text, &mut out).unwrap()));
+        group.bench_function(format!("{name}, text"), |b| {
+            b.iter(|| compressor.compress(&text, &mut out).unwrap())
+        });
         group.bench_function(format!("{name}, noise"), |b| b.iter(|| compressor.compress(&noise, &mut out)));
     }
 

@@ -94,7 +94,9 @@ fn uses_crate(line: &str, name: &str) -> bool {
         let before = rest[..at].chars().next_back();
         let after = &rest[at + name.len()..];
         let whole = !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':');
-        if whole && (after.starts_with("::") || (line.trim_start().starts_with("use ") && after.starts_with(';'))) {
+        if whole
+            && (after.starts_with("::") || (line.trim_start().starts_with("use ") && after.starts_with(';')))
+        {
             return true;
         }
         rest = after;
@@ -110,9 +112,10 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn no_file_is_long() {
     let lines = |s: &Source| s.text.lines().count();
-    none("over 800 lines, to be split", sources().iter().filter(|s| lines(s) > 800).map(|s| {
-        format!("{}: {} lines", s.path, lines(s))
-    }));
+    none(
+        "over 800 lines, to be split",
+        sources().iter().filter(|s| lines(s) > 800).map(|s| format!("{}: {} lines", s.path, lines(s))),
+    );
 }
 
 #[test]
@@ -141,7 +144,10 @@ fn crates_stay_behind_their_fences() {
         ("aws_smithy_runtime_api", &["pipeline/src/store/s3"]),
         ("aws_smithy_types", &["pipeline/src/store/s3"]),
         // Beside sealing: SHA-256 of payloads that no TLS protects, and a MAC's comparison in constant time.
-        ("aws_lc_rs", &["pipeline/src/seal/", "pipeline/src/store/s3/intercept.rs", "pipeline/src/index/page.rs"]),
+        (
+            "aws_lc_rs",
+            &["pipeline/src/seal/", "pipeline/src/store/s3/intercept.rs", "pipeline/src/index/page.rs"],
+        ),
         ("zstd_safe", &["pipeline/src/seal/compress.rs"]),
         ("argon2", &["pipeline/src/seal/keys.rs"]),
         ("crc_fast", &["pipeline/src/store.rs", "pipeline/src/store/"]),
@@ -154,9 +160,15 @@ fn crates_stay_behind_their_fences() {
     ];
     let mut broken = Vec::new();
     for s in sources().iter().filter(|s| s.is_rust()) {
-        for (name, allowed) in FENCES.iter().filter(|(_, a)| !a.iter().any(|place| s.path.starts_with(place))) {
+        for (name, allowed) in FENCES.iter().filter(|(_, a)| !a.iter().any(|place| s.path.starts_with(place)))
+        {
             for (n, line) in s.code().filter(|(_, line)| uses_crate(line, name)) {
-                broken.push(format!("{}:{n}: {name} belongs to {}: {}", s.path, allowed.join(", "), line.trim()));
+                broken.push(format!(
+                    "{}:{n}: {name} belongs to {}: {}",
+                    s.path,
+                    allowed.join(", "),
+                    line.trim()
+                ));
             }
         }
     }
@@ -271,11 +283,17 @@ fn every_file_is_declared() {
 #[test]
 fn nothing_is_left_over() {
     // Put together, so that this file does not find itself.
-    let marks: Vec<String> =
-        [("dbg", "!("), ("todo", "!("), ("unimplemented", "!("), ("FIX", "ME"), ("XX", "X:"), ("//! place", "holder")]
-            .iter()
-            .map(|(a, b)| format!("{a}{b}"))
-            .collect();
+    let marks: Vec<String> = [
+        ("dbg", "!("),
+        ("todo", "!("),
+        ("unimplemented", "!("),
+        ("FIX", "ME"),
+        ("XX", "X:"),
+        ("//! place", "holder"),
+    ]
+    .iter()
+    .map(|(a, b)| format!("{a}{b}"))
+    .collect();
     let mut broken = Vec::new();
     for s in sources() {
         for (n, line) in s.text.lines().enumerate() {
@@ -292,8 +310,12 @@ fn every_counter_is_documented() {
     let text = read("pipeline/src/progress.rs");
     let (_, body) = text.split_once("pub enum Counter {").unwrap();
     let (body, _) = body.split_once('}').unwrap();
-    let counters: BTreeSet<&str> =
-        body.lines().map(str::trim).filter(|l| !l.starts_with("//")).map(|l| l.trim_end_matches(',')).collect();
+    let counters: BTreeSet<&str> = body
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.starts_with("//"))
+        .map(|l| l.trim_end_matches(','))
+        .collect();
     let json = read("mover/JSON.md");
     let mut broken = Vec::new();
     // `name: get(Counter::Variant)` is how the command line exposes one.
@@ -331,7 +353,10 @@ fn every_golden_repository_has_a_test() {
 fn the_flow_is_the_same_everywhere() {
     const FLOW: &str = "source ─► io ─► chunk ─► index ─► seal ─► pack ─► store ─► manifest";
     let places = ["README.md", "ARCHITECTURE.md", "pipeline/src/lib.rs", "pipeline/src/backup.rs"];
-    none("does not show the flow", places.iter().filter(|p| !read(p).contains(FLOW)).map(|p| (*p).to_owned()));
+    none(
+        "does not show the flow",
+        places.iter().filter(|p| !read(p).contains(FLOW)).map(|p| (*p).to_owned()),
+    );
     let missing = FLOW.split(" ─► ").filter(|station| {
         let module = root().join("pipeline/src").join(format!("{station}.rs"));
         !module.is_file()

@@ -24,7 +24,8 @@ pub(super) async fn repair(
         return Ok(());
     }
     let store = repository.store();
-    let mut opener = Opener::new(repository.master().clone(), repository.hasher().clone(), repository.epoch());
+    let mut opener =
+        Opener::new(repository.master().clone(), repository.hasher().clone(), repository.epoch());
     let (mut packs, mut chunks) = (0u64, 0u64);
     let mut uncovered = index.uncovered().await?;
     loop {
@@ -48,12 +49,15 @@ pub(super) async fn repair(
         }
     }
     index.flush().await?;
-    warnings.push(format!("rebuilt the index of {packs} packs with {chunks} chunks from the packs themselves"));
+    warnings
+        .push(format!("rebuilt the index of {packs} packs with {chunks} chunks from the packs themselves"));
     for (key, _) in &report.damaged {
         match store.delete(key).await {
             Ok(()) => {}
             Err(error) if error.kind == StoreErrorKind::Denied => {
-                warnings.push(format!("{key} is not needed any more, but may not be deleted with these credentials"));
+                warnings.push(format!(
+                    "{key} is not needed any more, but may not be deleted with these credentials"
+                ));
             }
             Err(error) => return Err(Error::from(error)),
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tradewind_pipeline::Result;
 use tradewind_pipeline::backup::{self, BackupOptions, BackupReport, ParentChoice, Source};
 use tradewind_pipeline::io::{EngineChoice, EngineKind, probe};
 use tradewind_pipeline::limits::Limits;
@@ -17,7 +18,6 @@ use tradewind_pipeline::seal::{Level, Secret};
 use tradewind_pipeline::source::tree::ExcludeSet;
 use tradewind_pipeline::store::Store;
 use tradewind_pipeline::store::local::LocalStore;
-use tradewind_pipeline::Result;
 
 /// A repository and the machine around it.
 pub struct Bed {
@@ -53,8 +53,10 @@ impl Bed {
 
     /// A new repository at `store`.
     pub fn over(dir: TempDir, store: Arc<dyn Store>, engine: EngineChoice) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let repository = runtime.block_on(Repository::init(store, &secret(), InitOptions::default())).unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let repository =
+            runtime.block_on(Repository::init(store, &secret(), InitOptions::default())).unwrap();
         Self { dir, runtime, repository: Arc::new(repository), engine }
     }
 

@@ -110,5 +110,7 @@ fn a_part_is_restored_alone() {
 
     let nothing = bed.path("nothing");
     let includes = ExcludeSet::new(["no-such-file"]).unwrap();
-    assert!(bed.restore_with(&manifest, RestoreOptions { includes, ..bed.restore_options(&nothing) }).is_err());
+    assert!(
+        bed.restore_with(&manifest, RestoreOptions { includes, ..bed.restore_options(&nothing) }).is_err()
+    );
 }
