@@ -55,7 +55,7 @@ fn stations(c: &mut Criterion) {
     for (name, level) in [("zstd 1", 1), ("zstd 3", 3)] {
         let mut compressor = Compressor::new(Level::Fixed(level));
         group.bench_function(format!("{name}, text"), |b| {
-            b.iter(|| compressor.compress(&text, &mut out).unwrap())
+            b.iter(|| compressor.compress(&text, &mut out).unwrap());
         });
         group.bench_function(format!("{name}, noise"), |b| b.iter(|| compressor.compress(&noise, &mut out)));
     }
@@ -66,7 +66,7 @@ fn stations(c: &mut Criterion) {
         slot: 0,
         kind: ObjectType::Data,
         codec: Codec::Raw,
-        length: CHUNK as u32,
+        length: u32::try_from(CHUNK).unwrap(),
         id: Id([3; 32]),
     };
     let mut sealed = vec![0; CHUNK + TAG];

@@ -167,7 +167,7 @@ pub fn run(
         &options.limits,
         options.cache_dir.as_deref(),
         engine.kind,
-        { options.keep_going },
+        options.keep_going,
         progress,
     )?;
     progress.expect_total(manifest.size);

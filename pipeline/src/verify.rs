@@ -160,7 +160,7 @@ async fn manifests(
         match listed.what {
             What::Snapshot(manifest) => snapshots.push(manifest),
             What::Damaged(why) => {
-                report.damages.push(whole(listed.at.map(|at| at.id), listed.key, why.to_string()))
+                report.damages.push(whole(listed.at.map(|at| at.id), listed.key, why.to_string()));
             }
         }
     }
@@ -214,7 +214,7 @@ impl Walk<'_> {
             (Some(root), VolumeKind::Tree) => {
                 let mut walk = EntryWalk::forwards(Arc::clone(&self.loader), root);
                 loop {
-                    match walk.next() {
+                    match walk.next_entry() {
                         Ok(None) => break,
                         Ok(Some(entry)) => self.entry(id, &entry)?,
                         Err(error) if is_lost(&error) => {

@@ -212,7 +212,8 @@ impl<'a> Driver<'a> {
         }
         self.hole(entry.size - end)?;
         let ends = self.bundle.as_ref().is_some_and(|b| {
-            b.bytes.len() >= BUNDLE.start && path_hash(&self.boundary, &entry.path) % BUNDLE_ODDS == 0
+            b.bytes.len() >= BUNDLE.start
+                && path_hash(&self.boundary, &entry.path).is_multiple_of(BUNDLE_ODDS)
         });
         if ends { self.close_bundle() } else { Ok(()) }
     }

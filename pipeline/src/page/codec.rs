@@ -27,10 +27,10 @@ impl Writer {
 
     pub(crate) fn varint(&mut self, mut n: u64) {
         while n >= 0x80 {
-            self.0.push(n as u8 | 0x80);
+            self.0.push((n & 0x7f) as u8 | 0x80);
             n >>= 7;
         }
-        self.0.push(n as u8);
+        self.0.push((n & 0x7f) as u8);
     }
 
     pub(crate) fn signed(&mut self, n: i64) {

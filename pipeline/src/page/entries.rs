@@ -141,7 +141,7 @@ impl EntryWriter {
         self.count += 1;
         self.bytes += entry.size;
         let len = self.page.len() + 32 * self.ids.list.len();
-        let may = len >= PAGE_BYTES.start && path_hash(&self.boundary, &entry.path) % PAGE_ODDS == 0;
+        let may = len >= PAGE_BYTES.start && path_hash(&self.boundary, &entry.path).is_multiple_of(PAGE_ODDS);
         if may || len >= PAGE_BYTES.end { self.close_page(sink) } else { Ok(()) }
     }
 

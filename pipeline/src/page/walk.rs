@@ -46,7 +46,7 @@ impl ExtentWalk {
             let start = self.offset;
             match item.chunk {
                 Some(chunk) if level > 0 && start + item.len > from => {
-                    self.enter(level - 1, &chunk, item.len)?
+                    self.enter(level - 1, &chunk, item.len)?;
                 }
                 _ => {
                     self.offset += item.len;
@@ -92,7 +92,7 @@ impl ExtentWalk {
 
     fn descend(&mut self, level: u8, chunk: &ChunkRef) -> Result<()> {
         let malformed = PageLoader::malformed(chunk);
-        let page = ExtentPage::decode(&*self.loader.load(ObjectType::Extents, chunk)?).map_err(&malformed)?;
+        let page = ExtentPage::decode(&self.loader.load(ObjectType::Extents, chunk)?).map_err(&malformed)?;
         if page.level != level || level > MAX_EXTENT_LEVEL {
             return Err(malformed("page of another level"));
         }
@@ -160,7 +160,7 @@ impl EntryWalk {
     ///
     /// # Errors
     /// As [`PageLoader::load`].
-    pub fn next(&mut self) -> Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         self.next_where(|_| true)
     }
 

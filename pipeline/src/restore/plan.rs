@@ -138,7 +138,7 @@ mod tests {
             frame(1, 13 * mib, mib),
         ]);
         let found: Vec<_> = fetches.iter().map(|f| (f.pack.id[0], f.range.clone(), f.frames.len())).collect();
-        let mib = u64::from(mib as u32);
+        let mib = u64::from(mib);
         assert_eq!(
             found,
             [

@@ -106,7 +106,7 @@ pub(super) fn restore(
     planned?;
     let mut walk = EntryWalk::backwards(run.loader(), root).within(&select.subtree);
     loop {
-        match walk.next() {
+        match walk.next_entry() {
             Ok(None) => break,
             Ok(Some(entry)) => {
                 // With a selection, those that were not made are passed over.
@@ -197,7 +197,7 @@ impl Planner<'_> {
     fn plan(mut self, mut walk: EntryWalk, select: &Select) -> Result<()> {
         loop {
             self.run.shared.failure.check()?;
-            let entry = match walk.next() {
+            let entry = match walk.next_entry() {
                 Ok(None) => break,
                 Ok(Some(entry)) => entry,
                 Err(error) if is_lost(&error) => {
