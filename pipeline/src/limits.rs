@@ -158,7 +158,7 @@ pub fn plan(memory: u64, workers: usize, read_bytes: usize) -> Result<Plan> {
     // Each worker and the metadata lane fill one part; at least two more are on their way.
     let flying = (rest * 3 / 8 / part_bytes).clamp(2, 32);
     let rest = rest.saturating_sub(flying * part_bytes);
-    let reads = (rest / 3 / read_bytes as u64).clamp(2, 64) + 2 * workers;
+    let reads = (rest / 3 / read_bytes as u64).min(64) + 2 * workers;
     let filter = (rest / 6).clamp(1 << 20, 64 << 20);
     let tree = (rest / 4).clamp(4 << 20, 64 << 20);
     let to = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);

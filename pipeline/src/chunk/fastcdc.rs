@@ -209,13 +209,11 @@ mod tests {
     fn cut_points_are_frozen() {
         let found = lengths(&mut cutter(Sizes::FILES), &noise(6 << 20, 1), &[1 << 20]);
         assert_eq!(found.iter().sum::<usize>(), 6 << 20);
-        insta_like(&found);
+        // A golden vector: a change here is a change of the format.
+        let frozen = [
+            719_169, 704_058, 406_295, 351_838, 483_738, 959_179, 526_133, 543_080, 770_671, 330_788,
+            138_233, 358_274,
+        ];
+        assert_eq!(found, frozen);
     }
-
-    /// Golden vector: a change here is a change of the format.
-    fn insta_like(found: &[usize]) {
-        assert_eq!(found, GOLDEN, "cut points moved");
-    }
-
-    const GOLDEN: &[usize] = &[];
 }
