@@ -29,8 +29,8 @@ bench: ## how fast each station is by itself (BENCH="seal" runs those with that 
 # `make perf PERF="--scale 1/64 --repeat 1"` tries it out in minutes.
 perf: ## measure beside restic, borg and kopia, and write BENCHMARKS.md; about three hours
 	tests/setup.sh packages peers
-	$(with-builds) sh -c 'cargo build --release -p tradewind-mover -p tradewind-perf && \
-		exec cargo run --release -p tradewind-perf -- run $(PERF)'
+	$(with-builds) sh -c 'cargo build --release --workspace --bin tradewind --bin perf && \
+		exec cargo run --release --workspace --bin perf -- run $(PERF)'
 
 fmt: ## format the Rust sources
 	cargo fmt --all

@@ -44,6 +44,7 @@ check "format" cargo fmt --all --check
 check "lints" cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings
 check "dependencies" dependencies
 check "scripts" scripts
-check "style" cargo test --quiet --locked --package tradewind-tests --test tidy
+# Of the whole workspace, so that it is built with the features of `make test` and not once more.
+check "style" cargo test --quiet --locked --workspace --test tidy
 [ ${#failed[@]} = 0 ] || fail "$(printf '%s, ' "${failed[@]}" | sed 's/, $//') failed"
 log "all good"

@@ -37,18 +37,17 @@ count_unittest() {
         END { f = c["failures"] + c["errors"]; s = c["skipped"] + 0; print n - f - s, f, s }' "$1"
 }
 
-# One line "ok NAME", "FAILED NAME" or "skipped NAME" for each.
-count_lines() {
-    awk '/^ok / { p++ } /^FAILED / { f++ } /^skipped / { s++ } END { print p + 0, f + 0, s + 0 }' "$1"
+# "# 2-tree: 12 ok, 0 FAIL, 1 SKIP", a line for each script.
+count_accept() {
+    awk '/^# [^ ]+: [0-9]+ ok, [0-9]+ FAIL, [0-9]+ SKIP/ { p += $3; f += $5; s += $7 }
+        END { print p + 0, f + 0, s + 0 }' "$1"
 }
 
 tests/setup.sh packages servers
 step "Rust" count_cargo cargo test --locked --workspace --no-fail-fast
 step "the comparison itself" count_unittest python3 -m unittest discover --start-directory tests/fidelity
-if [ -x tests/accept.sh ]; then
-    # With the programs that the step before has built: cargo test builds those of all crates.
-    step "acceptance, scaled down" count_lines tests/accept.sh --quick
-fi
+# With the programs that the first step has built.
+step "what is promised, scaled down" count_accept tests/accept.sh --quick --binary "$CARGO_TARGET_DIR/debug/tradewind"
 
 printf '\n'
 printf '%s\n' "${rows[@]}"

@@ -79,6 +79,8 @@ packages() {
     fi
     # shellcheck disable=SC2086 # a list of words
     [ -z "$need" ] || apt_install $need
+    need=$(missing "$NEEDED")
+    [ -z "$need" ] || fail "still missing after the installation: $need"
     log "packages: all present"
 }
 

@@ -16,6 +16,7 @@
 mod block;
 mod parent;
 mod readahead;
+mod repair;
 mod ticket;
 mod tree;
 mod work;
@@ -43,12 +44,13 @@ use crate::progress::{Counter, Progress, Skipped};
 use crate::repository::{CdcSizes, Repository};
 use crate::seal::Level;
 use crate::session::{
-    Checkpoint, Committed, Leftover, OpenUpload, Outcome, Session, abort_uploads, host_name, leftovers, supersede,
+    Checkpoint, Committed, Leftover, OpenUpload, Outcome, Session, abort_uploads, host_name, leftovers,
+    supersede,
 };
 use crate::source::block::BlockSource;
 use crate::source::tree::{ExcludeSet, TreeOptions};
-pub(crate) use parent::loader;
 use parent::Parent;
+pub(crate) use parent::loader;
 use readahead::ReadAhead;
 use work::{Job, Lane, Shared};
 
@@ -190,7 +192,9 @@ fn open_source(options: &BackupOptions) -> Result<(VolumeName, Opened)> {
     };
     let volume = match (&options.volume, &opened) {
         (Some(name), _) => VolumeName::new(name.as_bytes())?,
-        (None, Opened::Stdin) => return Err(Error::Usage("standard input needs a name: give --volume".into())),
+        (None, Opened::Stdin) => {
+            return Err(Error::Usage("standard input needs a name: give --volume".into()));
+        }
         (None, _) => VolumeName::of_path(&host_name(), &path)?,
     };
     Ok((volume, opened))
@@ -235,9 +239,12 @@ impl<'a> Run<'a> {
         if let Some(bytes) = options.chunk_size
             && !valid_block_chunk(bytes)
         {
-            return Err(Error::Usage(format!("chunk size {bytes}: give a power of two from 16 KiB to 4 MiB")));
+            return Err(Error::Usage(format!(
+                "chunk size {bytes}: give a power of two from 16 KiB to 4 MiB"
+            )));
         }
-        let parent = runtime.block_on(Parent::find(repository, options, &volume, source.kind(), &mut warnings))?;
+        let parent =
+            runtime.block_on(Parent::find(repository, options, &volume, source.kind(), &mut warnings))?;
         let chunk = options
             .chunk_size
             .or(parent.manifest.as_ref().and_then(|m| m.block_chunk))
@@ -270,6 +277,10 @@ impl<'a> Run<'a> {
             },
         ))?;
         warnings.extend(index_warnings(&report));
+        let index = Arc::new(index);
+        if session.is_some() {
+            runtime.block_on(repair::repair(repository, &index, &report, &mut warnings))?;
+        }
         let skipped = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&skipped);
         progress.on_skip(move |item: &Skipped| {
@@ -290,7 +301,7 @@ impl<'a> Run<'a> {
             plan,
             read_bytes,
             chunk,
-            index: Arc::new(index),
+            index,
             failure: Arc::default(),
             flush: Arc::default(),
             warnings,
@@ -449,7 +460,13 @@ impl<'a> Run<'a> {
     ) -> Result<u64> {
         let driver = block::Driver {
             chunk: self.chunk as usize,
-            parent: self.parent.extents(self.chunk, self.runtime, self.repository, &self.index, self.progress),
+            parent: self.parent.extents(
+                self.chunk,
+                self.runtime,
+                self.repository,
+                &self.index,
+                self.progress,
+            ),
             jobs,
             drafts,
             progress: Arc::clone(self.progress),
@@ -470,10 +487,15 @@ impl<'a> Run<'a> {
     }
 
     /// Writes index segments and checkpoints until it is aborted.
-    fn checkpoints(&self, session: &Arc<Session>, uploads: &Arc<Uploads>) -> impl Future<Output = ()> + Send + 'static {
+    fn checkpoints(
+        &self,
+        session: &Arc<Session>,
+        uploads: &Arc<Uploads>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let (index, failure, flush) =
             (Arc::clone(&self.index), Arc::clone(&self.failure), Arc::clone(&self.flush));
-        let (uploads, progress, session) = (Arc::clone(uploads), Arc::clone(self.progress), Arc::clone(session));
+        let (uploads, progress, session) =
+            (Arc::clone(uploads), Arc::clone(self.progress), Arc::clone(session));
         let interval = self.options.checkpoint_interval;
         async move {
             loop {
@@ -488,7 +510,8 @@ impl<'a> Run<'a> {
                 if !due {
                     continue;
                 }
-                let open = uploads.open().into_iter().map(|(key, upload)| OpenUpload { key, upload }).collect();
+                let open =
+                    uploads.open().into_iter().map(|(key, upload)| OpenUpload { key, upload }).collect();
                 let done = progress.get(Counter::Done);
                 let checkpoint = Checkpoint { uploads: open, done, ..Checkpoint::default() };
                 // A checkpoint that fails costs nothing but resuming from an older one; a store that stays away
@@ -615,9 +638,15 @@ pub(crate) async fn open_index(
     config: &IndexConfig,
 ) -> Result<(Index, SyncReport)> {
     let store = Arc::clone(repository.store());
-    let (index, report) =
-        Index::open(store, repository.master(), repository.epoch(), &repository.id().0, session, config.clone())
-            .await?;
+    let (index, report) = Index::open(
+        store,
+        repository.master(),
+        repository.epoch(),
+        &repository.id().0,
+        session,
+        config.clone(),
+    )
+    .await?;
     if session.is_some() {
         let mut condemned = Vec::new();
         gc::visit_unusable(repository, 0, &mut |pack| condemned.push(pack)).await?;

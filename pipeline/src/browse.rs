@@ -64,7 +64,7 @@ pub fn ls(
     let loader = page_loader(runtime, repository, options.cache_dir.as_deref(), progress)?;
     let path = clean(&options.path);
     let mut walk = EntryWalk::forwards(loader, root).within(path);
-    let Some(first) = walk.next()? else { return Err(no_such_path(path)) };
+    let Some(first) = walk.next_entry()? else { return Err(no_such_path(path)) };
     if !matches!(first.kind, EntryKind::Directory { .. }) {
         return show(&first);
     }
@@ -72,7 +72,7 @@ pub fn ls(
         show(&first)?;
     }
     let depth = depth(path);
-    while let Some(entry) = walk.next()? {
+    while let Some(entry) = walk.next_entry()? {
         if options.recursive || self::depth(&entry.path) == depth + 1 {
             show(&entry)?;
         }
@@ -110,7 +110,7 @@ pub fn cat(
         (VolumeKind::Block, _) => return Err(no_such_path(path)),
         (VolumeKind::Tree, _) => {
             let mut walk = EntryWalk::forwards(run.loader(), tree_root(manifest)?).within(path);
-            match walk.next()? {
+            match walk.next_entry()? {
                 Some(entry) if entry.kind == EntryKind::File => (entry.content, entry.size),
                 Some(_) => {
                     let path = String::from_utf8_lossy(path);

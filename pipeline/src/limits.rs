@@ -158,7 +158,7 @@ pub fn plan(memory: u64, workers: usize, read_bytes: usize) -> Result<Plan> {
     // Each worker and the metadata lane fill one part; at least two more are on their way.
     let flying = (rest * 3 / 8 / part_bytes).clamp(2, 32);
     let rest = rest.saturating_sub(flying * part_bytes);
-    let reads = (rest / 3 / read_bytes as u64).clamp(2, 64) + 2 * workers;
+    let reads = (rest / 3 / read_bytes as u64).min(64) + 2 * workers;
     let filter = (rest / 6).clamp(1 << 20, 64 << 20);
     let tree = (rest / 4).clamp(4 << 20, 64 << 20);
     let to = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
@@ -179,7 +179,9 @@ impl Plan {
     /// Bytes that a backup with this plan may hold at once.
     pub fn backup_bytes(&self, read_bytes: usize) -> u64 {
         let buffers = self.read_buffers * read_bytes + self.parts * self.part_bytes;
-        (buffers + self.filter_bytes + self.tree_bytes) as u64 + self.workers as u64 * WORKER_BYTES + BOOKKEEPING
+        (buffers + self.filter_bytes + self.tree_bytes) as u64
+            + self.workers as u64 * WORKER_BYTES
+            + BOOKKEEPING
     }
 }
 
@@ -194,7 +196,11 @@ mod tests {
                 for read in [BLOCK_READ, FILE_READ] {
                     let p = plan(mib << 20, workers, read).unwrap();
                     let used = p.backup_bytes(read);
-                    assert!(used <= mib << 20, "{mib} MiB, {workers} workers, read {read}: {} MiB: {p:?}", used >> 20);
+                    assert!(
+                        used <= mib << 20,
+                        "{mib} MiB, {workers} workers, read {read}: {} MiB: {p:?}",
+                        used >> 20
+                    );
                     assert!(p.parts > p.workers + 2, "a lane could wait for itself: {p:?}");
                     let restore = (p.fetch_bytes + p.write_bytes + p.filter_bytes) as u64
                         + p.workers as u64 * WORKER_BYTES

@@ -29,7 +29,7 @@ use crate::backup::{index_warnings, loader, open_index};
 use crate::error::{Error, FirstError, Result};
 use crate::index::IndexConfig;
 use crate::io::{EngineChoice, EngineKind, Pool, Probe, probe};
-use crate::limits::{Limits, Plan, plan};
+use crate::limits::{Limits, Pace, Plan, plan};
 use crate::manifest::{Manifest, SnapshotKey, VolumeKind};
 use crate::pack::reader::Opener;
 use crate::page::load::PageLoader;
@@ -71,7 +71,7 @@ pub struct RestoreOptions {
     pub privileged: bool,
     /// Which io engine to use.
     pub engine: EngineChoice,
-    /// What the run may spend. The upload rate limits fetching, the read rate is not used.
+    /// What the run may spend. The upload rate limits fetching, the read rate writing.
     pub limits: Limits,
     /// Where to keep the index cache.
     pub cache_dir: Option<PathBuf>,
@@ -160,10 +160,16 @@ pub fn run(
     progress: &Arc<Progress>,
 ) -> Result<RestoreReport> {
     let engine = probe(options.engine)?;
-    let (run, mut warnings) =
-        Run::prepare(runtime, repository, manifest, &options.limits, options.cache_dir.as_deref(), engine.kind, {
-            options.keep_going
-        }, progress)?;
+    let (run, mut warnings) = Run::prepare(
+        runtime,
+        repository,
+        manifest,
+        &options.limits,
+        options.cache_dir.as_deref(),
+        engine.kind,
+        options.keep_going,
+        progress,
+    )?;
     progress.expect_total(manifest.size);
     let sampled = match (manifest.kind, options.target) {
         (VolumeKind::Block, Target::Path(path)) => block::restore(&run, manifest, &path, options.overwrite)?,
@@ -173,12 +179,17 @@ pub fn run(
             tree::restore(&run, manifest, &path, &select, options.overwrite, options.privileged)?
         }
         (VolumeKind::Tree, Target::Stream(_)) => {
-            return Err(Error::Usage("a tree cannot be restored to a stream; `cat` gives single files".into()));
+            return Err(Error::Usage(
+                "a tree cannot be restored to a stream; `cat` gives single files".into(),
+            ));
         }
     };
     let damages = run.damages.take();
     if manifest.skipped > 0 {
-        warnings.push(format!("the snapshot itself lacks {} items that were skipped when it was made", manifest.skipped));
+        warnings.push(format!(
+            "the snapshot itself lacks {} items that were skipped when it was made",
+            manifest.skipped
+        ));
     }
     Ok(RestoreReport { engine, warnings, damages, skipped: progress.get(Counter::Skips), sampled })
 }
@@ -222,7 +233,15 @@ impl<'a> Run<'a> {
             failure: Arc::<FirstError>::default(),
             progress: Arc::clone(progress),
             pool: Pool::new(chunk.max(4096), buffers)?,
+<<<<<<< HEAD
             fetched: Arc::new(Semaphore::new(plan.fetch_bytes.max(17 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1))),
+=======
+            fetch_pace: Arc::new(Pace::new(limits.upload_rate.clone())),
+            write_pace: Arc::new(Pace::new(limits.read_rate.clone())),
+            fetched: Arc::new(Semaphore::new(
+                plan.fetch_bytes.max(16 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1),
+            )),
+>>>>>>> main
         };
         let damages = Damages::new(keep_going);
         Ok((Self { repository, progress, engine, plan, shared, damages }, index_warnings(&report)))

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::backup::{index_warnings, loader, open_index};
+use crate::backup::{loader, open_index};
 use crate::entry::{ChunkRef, Content, Entry, Extent, PageRef};
 use crate::error::{Error, Result};
 use crate::hash::ObjectType;
@@ -125,7 +125,13 @@ pub fn run(
         ..IndexConfig::default()
     };
     let (index, synced) = runtime.block_on(open_index(repository, None, &config))?;
-    report.warnings.extend(index_warnings(&synced));
+    report.warnings.extend(synced.cache_unused.clone());
+    let damaged = synced.damaged.iter().map(|(key, why)| (key.clone(), why.clone()));
+    let missing = synced.missing.iter().map(|key| (key.clone(), "is missing".to_owned()));
+    for (key, why) in damaged.chain(missing) {
+        let why = format!("{why}; the next backup rebuilds it from the packs");
+        report.damages.push(whole(None, key, why));
+    }
     let snapshots = runtime.block_on(manifests(repository, options, &mut report))?;
 
     let mut packs = Packs { sizes: runtime.block_on(packs::list(repository))?, ..Packs::default() };
@@ -153,7 +159,9 @@ async fn manifests(
     for listed in catalog::list(repository, &Filter::default()).await? {
         match listed.what {
             What::Snapshot(manifest) => snapshots.push(manifest),
-            What::Damaged(why) => report.damages.push(whole(listed.at.map(|at| at.id), listed.key, why.to_string())),
+            What::Damaged(why) => {
+                report.damages.push(whole(listed.at.map(|at| at.id), listed.key, why.to_string()));
+            }
         }
     }
     report.snapshots = snapshots.len() as u64;
@@ -179,7 +187,8 @@ fn whole(snapshot: Option<SessionId>, object: String, why: String) -> Damage {
 
 /// Bad frames that no snapshot needs are reported too, once for each pack.
 fn orphans(packs: &Packs, report: &mut VerifyReport) {
-    let mut seen: std::collections::HashSet<String> = report.damages.iter().map(|d| d.object.clone()).collect();
+    let mut seen: std::collections::HashSet<String> =
+        report.damages.iter().map(|d| d.object.clone()).collect();
     for ((pack, _), why) in &packs.bad {
         if seen.insert(pack.key()) {
             report.damages.push(whole(None, pack.key(), format!("{why}; no snapshot is known to need it")));
@@ -205,13 +214,20 @@ impl Walk<'_> {
             (Some(root), VolumeKind::Tree) => {
                 let mut walk = EntryWalk::forwards(Arc::clone(&self.loader), root);
                 loop {
-                    match walk.next() {
+                    match walk.next_entry() {
                         Ok(None) => break,
                         Ok(Some(entry)) => self.entry(id, &entry)?,
                         Err(error) if is_lost(&error) => {
                             let lost = walk.lost().unwrap_or_default();
                             let to = String::from_utf8_lossy(&lost.last).into_owned();
-                            self.damage(id, Some(&lost.first), 0, lost.bytes, &error, &format!("; all entries to {to}"));
+                            self.damage(
+                                id,
+                                Some(&lost.first),
+                                0,
+                                lost.bytes,
+                                &error,
+                                &format!("; all entries to {to}"),
+                            );
                         }
                         Err(error) => return Err(error),
                     }
@@ -261,7 +277,14 @@ impl Walk<'_> {
     }
 
     /// A chunk is sound when one of its places is: the hint, or where the index says.
-    fn chunk(&mut self, id: SessionId, path: Option<&[u8]>, offset: u64, len: u64, chunk: &ChunkRef) -> Result<()> {
+    fn chunk(
+        &mut self,
+        id: SessionId,
+        path: Option<&[u8]>,
+        offset: u64,
+        len: u64,
+        chunk: &ChunkRef,
+    ) -> Result<()> {
         self.progress.check()?;
         self.report.chunks += 1;
         let hinted = chunk.hint.map(|at| (at, self.packs.fault(&at)));
@@ -289,13 +312,28 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn damage(&mut self, id: SessionId, path: Option<&[u8]>, offset: u64, len: u64, error: &Error, also: &str) {
+    fn damage(
+        &mut self,
+        id: SessionId,
+        path: Option<&[u8]>,
+        offset: u64,
+        len: u64,
+        error: &Error,
+        also: &str,
+    ) {
         let (object, why) = match error {
             Error::Damaged { object, what, .. } => (object.clone(), what.clone()),
             Error::Store(e) => (e.key.clone(), e.message.clone()),
             other => (String::new(), other.to_string()),
         };
         let why = format!("{why}{also}");
-        self.report.damages.push(Damage { object, why, snapshot: Some(id), path: path.map(<[u8]>::to_vec), offset, len });
+        self.report.damages.push(Damage {
+            object,
+            why,
+            snapshot: Some(id),
+            path: path.map(<[u8]>::to_vec),
+            offset,
+            len,
+        });
     }
 }

@@ -147,4 +147,3 @@ pub(super) fn write_pages(drafts: &Receiver<Draft>, chunk: u32, lane: &mut Lane)
     lane.finish()?;
     Ok(root)
 }
-

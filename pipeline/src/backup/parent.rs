@@ -39,13 +39,17 @@ impl Parent {
             ParentChoice::None => None,
             ParentChoice::Auto => {
                 let latest = catalog::latest(repository, &of_volume).await?;
-                warnings.extend(latest.damaged.iter().map(|d| format!("not used as parent, damaged: {}", d.key)));
+                warnings
+                    .extend(latest.damaged.iter().map(|d| format!("not used as parent, damaged: {}", d.key)));
                 latest.snapshot.filter(|m| m.kind == kind)
             }
             ParentChoice::Id(id) => {
                 let manifest = catalog::find(repository, &Filter::default(), id).await?;
                 if manifest.kind != kind {
-                    return Err(Error::Usage(format!("snapshot {} is of another kind of volume", manifest.id)));
+                    return Err(Error::Usage(format!(
+                        "snapshot {} is of another kind of volume",
+                        manifest.id
+                    )));
                 }
                 Some(manifest)
             }

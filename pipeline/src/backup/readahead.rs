@@ -48,7 +48,15 @@ impl ReadAhead {
         failure: Arc<FirstError>,
     ) -> Result<Self> {
         let engine = Engine::new(kind, DEPTH.min(pool.count()), Some(&pool))?;
-        Ok(Self { engine, pool, pace: Pace::new(rate), progress, failure, queue: VecDeque::new(), next_tag: 0 })
+        Ok(Self {
+            engine,
+            pool,
+            pace: Pace::new(rate),
+            progress,
+            failure,
+            queue: VecDeque::new(),
+            next_tag: 0,
+        })
     }
 
     /// Reads `ranges` of `file` (ascending, none empty) and calls `visit` with each piece's offset, the
@@ -103,8 +111,8 @@ impl ReadAhead {
                 let (offset, asked) = (head.offset, head.asked);
                 self.queue.pop_front();
                 delivered += 1;
-                let buf = result
-                    .map_err(|e| Error::source_io(path, format!("cannot read at byte {offset}"), e))?;
+                let buf =
+                    result.map_err(|e| Error::source_io(path, format!("cannot read at byte {offset}"), e))?;
                 self.progress.add(Counter::Read, buf.len() as u64);
                 visit(offset, asked, buf)?;
             } else if let Some(done) = self.engine.wait() {

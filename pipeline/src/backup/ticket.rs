@@ -86,7 +86,8 @@ mod tests {
     #[test]
     fn an_answer_reaches_all_who_wait() {
         let (ticket, answer) = ticket();
-        let waiting: Vec<_> = (0..3).map(|_| ticket.clone()).map(|t| std::thread::spawn(move || t.wait())).collect();
+        let waiting: Vec<_> =
+            (0..3).map(|_| ticket.clone()).map(|t| std::thread::spawn(move || t.wait())).collect();
         answer.set(Outcome::Hole);
         for thread in waiting {
             assert_eq!(thread.join().unwrap().unwrap(), Outcome::Hole);

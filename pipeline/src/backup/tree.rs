@@ -67,9 +67,16 @@ pub(super) enum Draft {
 pub(super) enum Piece {
     Hole(u64),
     /// All `len` bytes of what the ticket stands for.
-    Chunk { ticket: Ticket, len: u32 },
+    Chunk {
+        ticket: Ticket,
+        len: u32,
+    },
     /// `len` bytes at `skip` of the bundle that the ticket stands for.
-    Slice { ticket: Ticket, skip: u32, len: u32 },
+    Slice {
+        ticket: Ticket,
+        skip: u32,
+        len: u32,
+    },
 }
 
 /// The last files with several links, by device and inode. Driver and page writer each keep one and do the same with
@@ -205,7 +212,8 @@ impl<'a> Driver<'a> {
         }
         self.hole(entry.size - end)?;
         let ends = self.bundle.as_ref().is_some_and(|b| {
-            b.bytes.len() >= BUNDLE.start && path_hash(&self.boundary, &entry.path) % BUNDLE_ODDS == 0
+            b.bytes.len() >= BUNDLE.start
+                && path_hash(&self.boundary, &entry.path).is_multiple_of(BUNDLE_ODDS)
         });
         if ends { self.close_bundle() } else { Ok(()) }
     }
@@ -232,7 +240,13 @@ impl<'a> Driver<'a> {
     }
 
     /// Reads a large file's data ranges with several reads in flight and cuts each at content-defined places.
-    fn large(&mut self, mut entry: Box<Entry>, file: &OpenFile, linked: bool, reads: &mut ReadAhead) -> Result<()> {
+    fn large(
+        &mut self,
+        mut entry: Box<Entry>,
+        file: &OpenFile,
+        linked: bool,
+        reads: &mut ReadAhead,
+    ) -> Result<()> {
         let path = self.root.join(OsStr::from_bytes(file.path()));
         let direct = DirectFile::from_shared(file.file());
         let mut ranges = file.extents().map(|range| {
@@ -344,7 +358,11 @@ fn length(bytes: usize) -> Result<u32> {
 ///
 /// # Errors
 /// [`Error::Cancelled`] when the run failed elsewhere, or what storing a page fails with.
-pub(super) fn write_pages(drafts: &Receiver<Draft>, mut entries: EntryWriter, lane: &mut Lane) -> Result<PageRef> {
+pub(super) fn write_pages(
+    drafts: &Receiver<Draft>,
+    mut entries: EntryWriter,
+    lane: &mut Lane,
+) -> Result<PageRef> {
     let mut extents = Extents::default();
     let mut links: Recent<Content> = Recent::default();
     for draft in drafts {
@@ -360,7 +378,8 @@ pub(super) fn write_pages(drafts: &Receiver<Draft>, mut entries: EntryWriter, la
                 }
             }
             Draft::Link(mut entry) => {
-                let known = links.get(&entry).ok_or_else(|| Error::Internal("a link without a file".into()))?;
+                let known =
+                    links.get(&entry).ok_or_else(|| Error::Internal("a link without a file".into()))?;
                 entry.content = known.clone();
                 entries.push(&entry, lane)?;
             }

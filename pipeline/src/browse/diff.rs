@@ -21,9 +21,9 @@ pub enum Change {
     /// An entry of a tree is new, gone or different.
     Entry {
         /// As it was; `None`: it is new.
-        before: Option<Entry>,
+        before: Option<Box<Entry>>,
         /// As it is; `None`: it is gone.
-        after: Option<Entry>,
+        after: Option<Box<Entry>>,
         /// The bytes are equal and only metadata differs.
         same_contents: bool,
     },
@@ -72,7 +72,7 @@ pub fn diff(
 }
 
 fn entries([mut from, mut to]: [EntryWalk; 2], show: &mut dyn FnMut(Change) -> Result<()>) -> Result<()> {
-    let (mut a, mut b) = (from.next()?, to.next()?);
+    let (mut a, mut b) = (from.next_entry()?, to.next_entry()?);
     loop {
         let order = match (&a, &b) {
             (None, None) => return Ok(()),
@@ -80,12 +80,13 @@ fn entries([mut from, mut to]: [EntryWalk; 2], show: &mut dyn FnMut(Change) -> R
             (None, Some(_)) => Ordering::Greater,
             (Some(a), Some(b)) => compare(&a.path, &b.path),
         };
-        let before = if order == Ordering::Greater { None } else { std::mem::replace(&mut a, from.next()?) };
-        let after = if order == Ordering::Less { None } else { std::mem::replace(&mut b, to.next()?) };
+        let before =
+            if order == Ordering::Greater { None } else { std::mem::replace(&mut a, from.next_entry()?) };
+        let after = if order == Ordering::Less { None } else { std::mem::replace(&mut b, to.next_entry()?) };
         let same_contents = matches!((&before, &after), (Some(x), Some(y)) if same_contents(x, y));
         let same = matches!((&before, &after), (Some(x), Some(y)) if same_contents && same_metadata(x, y));
         if !same {
-            show(Change::Entry { before, after, same_contents })?;
+            show(Change::Entry { before: before.map(Box::new), after: after.map(Box::new), same_contents })?;
         }
     }
 }

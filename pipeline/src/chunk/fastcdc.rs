@@ -23,7 +23,8 @@ impl Sizes {
 
     /// True when the sizes can be used: powers of two in ascending order, the average from 256 B to 4 MiB.
     pub fn is_valid(&self) -> bool {
-        let powers = self.min.is_power_of_two() && self.average.is_power_of_two() && self.max.is_power_of_two();
+        let powers =
+            self.min.is_power_of_two() && self.average.is_power_of_two() && self.max.is_power_of_two();
         let bounds = self.min >= 64 && (256..=4 << 20).contains(&self.average) && self.max <= 16 << 20;
         powers && bounds && self.min < self.average && self.average < self.max
     }
@@ -75,7 +76,8 @@ impl Cutter {
     /// Scans the next bytes of the stream. `Some(n)`: the chunk ends after `n` of these bytes, and the next call must
     /// start there. `None`: all of them belong to a chunk that goes on.
     pub fn next_cut(&mut self, bytes: &[u8]) -> Option<usize> {
-        let (min, average, max) = (self.sizes.min as usize, self.sizes.average as usize, self.sizes.max as usize);
+        let (min, average, max) =
+            (self.sizes.min as usize, self.sizes.average as usize, self.sizes.max as usize);
         let start = self.at;
         let mut i = min.saturating_sub(start).min(bytes.len());
         let center = average.saturating_sub(start).min(bytes.len());
@@ -207,13 +209,11 @@ mod tests {
     fn cut_points_are_frozen() {
         let found = lengths(&mut cutter(Sizes::FILES), &noise(6 << 20, 1), &[1 << 20]);
         assert_eq!(found.iter().sum::<usize>(), 6 << 20);
-        insta_like(&found);
+        // A golden vector: a change here is a change of the format.
+        let frozen = [
+            719_169, 704_058, 406_295, 351_838, 483_738, 959_179, 526_133, 543_080, 770_671, 330_788,
+            138_233, 358_274,
+        ];
+        assert_eq!(found, frozen);
     }
-
-    /// Golden vector: a change here is a change of the format.
-    fn insta_like(found: &[usize]) {
-        assert_eq!(found, GOLDEN, "cut points moved");
-    }
-
-    const GOLDEN: &[usize] = &[];
 }

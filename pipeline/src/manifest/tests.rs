@@ -231,3 +231,40 @@ async fn of_a_commit_and_a_fence_exactly_one_wins() {
     assert_eq!(next.predecessors.len(), 2);
     assert!(catalog::check_chain(&repository, None).await.unwrap().missing.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_and_a_fence_race_on_a_real_store() {
+    use crate::repository::test_store::key_file;
+    use crate::repository::{InitOptions, Repository};
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(crate::store::local::LocalStore::new(dir.path()).unwrap());
+    Repository::init(store.clone(), &key_file(1), InitOptions::default()).await.unwrap();
+    let repository = Arc::new(Repository::open(store, &key_file(1)).await.unwrap().0);
+    let mut committed = 0;
+    for _ in 0..40 {
+        let session = Arc::new(Session::open(&repository, &volume("a")).await.unwrap());
+        let at = session.manifest_key();
+        let (writer, collector) = (session.clone(), repository.clone());
+        let writer = tokio::spawn(async move {
+            writer.commit(Box::new(Manifest::new(volume("a"), VolumeKind::Tree, None, 0))).await
+        });
+        let collector = tokio::spawn(async move {
+            // A commit lists and asks for the time first: give it a head start of about that much.
+            tokio::time::sleep(std::time::Duration::from_micros(u64::from(at.id.0[11]) * 8)).await;
+            fence(&collector, at, "race").await
+        });
+        let (commit, fence) = (writer.await.unwrap(), collector.await.unwrap().unwrap());
+        let stands = read(&repository, at).await.unwrap().unwrap();
+        assert_eq!(fence, stands);
+        match (commit, stands) {
+            (Ok(Committed::Done(m)), Commit::Snapshot(s)) => {
+                assert_eq!(m, s);
+                committed += 1;
+            }
+            (Err(e), Commit::Tombstone(_)) => assert_eq!(e.kind(), Kind::Conflict),
+            other => panic!("{other:?}"),
+        }
+    }
+    let listed = catalog::list(&repository, &Filter::default()).await.unwrap();
+    assert_eq!(ids(&listed).len(), committed);
+}

@@ -51,7 +51,14 @@ impl Opener {
     ///
     /// # Errors
     /// [`Error::Damaged`] naming the pack and the frame's offset. `out` must then not be used.
-    pub fn open(&mut self, kind: ObjectType, id: &Id, at: &Location, stored: &[u8], out: &mut [u8]) -> Result<()> {
+    pub fn open(
+        &mut self,
+        kind: ObjectType,
+        id: &Id,
+        at: &Location,
+        stored: &[u8],
+        out: &mut [u8],
+    ) -> Result<()> {
         self.open_inner(kind, id, at, stored, out)
             .map_err(|what| Error::damaged_at(at.pack.key(), u64::from(at.offset), what))
     }
@@ -99,9 +106,26 @@ impl Opener {
     ///
     /// # Errors
     /// As [`Opener::open`], or the store's error. [`Error::Damaged`] also for lengths beyond the format's bounds.
+<<<<<<< HEAD
     pub async fn fetch(&mut self, store: &dyn Store, kind: ObjectType, id: &Id, at: &Location) -> Result<Vec<u8>> {
         if !at.is_possible(kind) {
             return Err(Error::damaged_at(at.pack.key(), u64::from(at.offset), "length beyond the format's bounds"));
+=======
+    pub async fn fetch(
+        &mut self,
+        store: &dyn Store,
+        kind: ObjectType,
+        id: &Id,
+        at: &Location,
+    ) -> Result<Vec<u8>> {
+        let limit = if kind == ObjectType::Data { MAX_CHUNK } else { page::MAX_PAGE };
+        if at.length > limit || at.stored as usize > Compressor::bound(limit as usize) + TAG {
+            return Err(Error::damaged_at(
+                at.pack.key(),
+                u64::from(at.offset),
+                "length beyond the format's bounds",
+            ));
+>>>>>>> main
         }
         let start = u64::from(at.offset);
         let stored = store.read(&at.pack.key(), start..start + u64::from(at.stored)).await?;
@@ -124,7 +148,8 @@ impl Opener {
         let tail_start = size.saturating_sub(64 << 10).max(HEADER as u64);
         let tail = store.read(&object, tail_start..size).await?;
         let (rest, trailer) = tail.split_at(tail.len() - TRAILER);
-        let word = |at: usize| u32::from_le_bytes([trailer[at], trailer[at + 1], trailer[at + 2], trailer[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([trailer[at], trailer[at + 1], trailer[at + 2], trailer[at + 3]]);
         let (length, count) = (word(0) as usize, word(4));
         if &trailer[8..] != END_MAGIC || count > MAX_SLOTS || length != count as usize * RECORD + TAG {
             return Err(damaged("trailer does not fit"));

@@ -50,7 +50,13 @@ struct OpenPack {
 
 impl PackWriter {
     /// A writer without an open pack.
-    pub fn new(uploads: Arc<Uploads>, master: MasterKey, epoch: u32, session: SessionId, class: Class) -> Self {
+    pub fn new(
+        uploads: Arc<Uploads>,
+        master: MasterKey,
+        epoch: u32,
+        session: SessionId,
+        class: Class,
+    ) -> Self {
         Self { uploads, master, epoch, session, class, open: None, scratch: Vec::new() }
     }
 
@@ -59,14 +65,21 @@ impl PackWriter {
     /// # Errors
     /// [`Error::Cancelled`] when the run failed elsewhere or was cancelled while waiting for room;
     /// [`Error::Internal`] for chunks of 4 GiB and more.
-    pub fn append(&mut self, kind: ObjectType, id: Id, plain: &[u8], compressor: &mut Compressor) -> Result<Location> {
+    pub fn append(
+        &mut self,
+        kind: ObjectType,
+        id: Id,
+        plain: &[u8],
+        compressor: &mut Compressor,
+    ) -> Result<Location> {
         let length = u32::try_from(plain.len()).map_err(|_| Error::Internal("chunk too large".into()))?;
         let mut open = match self.open.take() {
             Some(open) => open,
             None => self.start()?,
         };
         let slot = u32::try_from(open.placed.len()).map_err(|_| Error::Internal("slots".into()))?;
-        let offset = u32::try_from(open.sent + open.fill as u64).map_err(|_| Error::Internal("pack too large".into()))?;
+        let offset = u32::try_from(open.sent + open.fill as u64)
+            .map_err(|_| Error::Internal("pack too large".into()))?;
         let head = FrameHead { slot, kind, codec: Codec::Raw, length, id };
         let need = Compressor::bound(plain.len()).max(plain.len()) + TAG;
         let (codec, stored) = if open.part.len() - open.fill >= need {
@@ -141,7 +154,17 @@ impl PackWriter {
         let mut part = self.uploads.take_part()?;
         part[..header.len()].copy_from_slice(&header);
         let fill = header.len();
-        Ok(OpenPack { name, key, header, placed: vec![], sent: 0, part, fill, sender: None, opened: Instant::now() })
+        Ok(OpenPack {
+            name,
+            key,
+            header,
+            placed: vec![],
+            sent: 0,
+            part,
+            fill,
+            sender: None,
+            opened: Instant::now(),
+        })
     }
 }
 

@@ -27,10 +27,10 @@ impl Writer {
 
     pub(crate) fn varint(&mut self, mut n: u64) {
         while n >= 0x80 {
-            self.0.push(n as u8 | 0x80);
+            self.0.push((n & 0x7f) as u8 | 0x80);
             n >>= 7;
         }
-        self.0.push(n as u8);
+        self.0.push((n & 0x7f) as u8);
     }
 
     pub(crate) fn signed(&mut self, n: i64) {
@@ -104,7 +104,11 @@ impl<'a> Reader<'a> {
     /// A count of items of at least `item` bytes each: never more than what is left can hold.
     pub(crate) fn count(&mut self, item: usize) -> Result<usize, Malformed> {
         let n = usize::try_from(self.varint()?).map_err(|_| "count too large")?;
-        if n.checked_mul(item).is_none_or(|bytes| bytes > self.0.len()) { Err("count too large") } else { Ok(n) }
+        if n.checked_mul(item).is_none_or(|bytes| bytes > self.0.len()) {
+            Err("count too large")
+        } else {
+            Ok(n)
+        }
     }
 
     pub(crate) fn end(&self) -> Result<(), Malformed> {

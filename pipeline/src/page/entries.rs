@@ -150,8 +150,13 @@ impl EntryWriter {
         self.bytes = self.bytes.saturating_add(entry.size);
         self.paths += entry.path.len();
         let len = self.page.len() + 32 * self.ids.list.len();
+<<<<<<< HEAD
         let may = len >= PAGE_BYTES.start && path_hash(&self.boundary, &entry.path) % PAGE_ODDS == 0;
         if may || len >= PAGE_BYTES.end || self.paths >= PATH_BYTES { self.close_page(sink) } else { Ok(()) }
+=======
+        let may = len >= PAGE_BYTES.start && path_hash(&self.boundary, &entry.path).is_multiple_of(PAGE_ODDS);
+        if may || len >= PAGE_BYTES.end { self.close_page(sink) } else { Ok(()) }
+>>>>>>> main
     }
 
     fn close_page(&mut self, sink: &mut impl PageSink) -> Result<()> {
@@ -186,7 +191,11 @@ impl EntryWriter {
         let bytes: usize = here.iter().map(|c| c.first.len() + c.last.len() + 50).sum();
         let may = here.len() >= NODE_CHILDREN && ends;
         // Two children at least, or a tree of very long paths would never get narrower.
-        if here.len() >= 2 && (may || bytes >= PAGE_BYTES.end) { self.close_node(level, sink) } else { Ok(()) }
+        if here.len() >= 2 && (may || bytes >= PAGE_BYTES.end) {
+            self.close_node(level, sink)
+        } else {
+            Ok(())
+        }
     }
 
     fn close_node(&mut self, level: usize, sink: &mut impl PageSink) -> Result<()> {
@@ -372,7 +381,8 @@ fn decode_entry(input: &mut Reader<'_>, before: &[u8], ids: Option<&[ChunkRef]>)
         if time.nanos < 1_000_000_000 { Ok(time) } else { Err("time") }
     };
     let (mtime, ctime) = (time()?, time()?);
-    let (inode, device, links, flags) = (input.varint()?, input.varint()?, input.varint32()?, input.varint32()?);
+    let (inode, device, links, flags) =
+        (input.varint()?, input.varint()?, input.varint32()?, input.varint32()?);
     let (mut size, mut content) = (0, Content::Empty);
     let kind = match kind {
         0 => {

@@ -217,7 +217,8 @@ impl ExtentWriter {
             }
             span = span.saturating_mul(FIXED_ITEMS as u64);
         }
-        let child = u64::from(chunk).saturating_mul((FIXED_ITEMS as u64).saturating_pow(u32::try_from(level).unwrap_or(0)));
+        let child = u64::from(chunk)
+            .saturating_mul((FIXED_ITEMS as u64).saturating_pow(u32::try_from(level).unwrap_or(0)));
         let room = child.saturating_mul(FIXED_ITEMS as u64) - self.levels.get(level).map_or(0, |l| l.len);
         let part = len.min(room);
         (level, if level > 0 { part - part % child } else { part })
@@ -240,8 +241,9 @@ impl ExtentWriter {
         let here = &self.levels[level];
         match self.shape {
             Shape::Fixed { chunk } => {
-                let span = u64::from(chunk)
-                    .saturating_mul((FIXED_ITEMS as u64).saturating_pow(u32::try_from(level).unwrap_or(0) + 1));
+                let span = u64::from(chunk).saturating_mul(
+                    (FIXED_ITEMS as u64).saturating_pow(u32::try_from(level).unwrap_or(0) + 1),
+                );
                 here.len >= span
             }
             Shape::ContentDefined => {
@@ -304,9 +306,7 @@ impl ExtentWriter {
 pub fn extents(items: &[Item]) -> impl Iterator<Item = Extent> + '_ {
     items.iter().map(|item| match item.chunk {
         None => Extent::Hole { len: item.len },
-        Some(chunk) => {
-            Extent::Chunk { chunk, skip: 0, len: u32::try_from(item.len).unwrap_or(u32::MAX) }
-        }
+        Some(chunk) => Extent::Chunk { chunk, skip: 0, len: u32::try_from(item.len).unwrap_or(u32::MAX) },
     })
 }
 

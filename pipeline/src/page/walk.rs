@@ -45,7 +45,9 @@ impl ExtentWalk {
             };
             let start = self.offset;
             match item.chunk {
-                Some(chunk) if level > 0 && start + item.len > from => self.enter(level - 1, &chunk, item.len)?,
+                Some(chunk) if level > 0 && start + item.len > from => {
+                    self.enter(level - 1, &chunk, item.len)?;
+                }
                 _ => {
                     self.offset += item.len;
                     if self.offset > from {
@@ -82,12 +84,15 @@ impl ExtentWalk {
                 return Ok(None);
             }
         }
-        Ok(self.current.filter(|(start, item)| *start == offset && item.len == len).and_then(|(_, item)| item.chunk))
+        Ok(self
+            .current
+            .filter(|(start, item)| *start == offset && item.len == len)
+            .and_then(|(_, item)| item.chunk))
     }
 
     fn descend(&mut self, level: u8, chunk: &ChunkRef, len: u64) -> Result<()> {
         let malformed = PageLoader::malformed(chunk);
-        let page = ExtentPage::decode(&*self.loader.load(ObjectType::Extents, chunk)?).map_err(&malformed)?;
+        let page = ExtentPage::decode(&self.loader.load(ObjectType::Extents, chunk)?).map_err(&malformed)?;
         if page.level != level || level > MAX_EXTENT_LEVEL {
             return Err(malformed("page of another level"));
         }
@@ -126,7 +131,15 @@ pub struct Lost {
 impl EntryWalk {
     /// From the root of the tree to its last entry.
     pub fn forwards(loader: Arc<PageLoader>, root: PageRef) -> Self {
-        Self { loader, backwards: false, stack: vec![], root: Some(root), page: Vec::new().into_iter(), within: vec![], lost: None }
+        Self {
+            loader,
+            backwards: false,
+            stack: vec![],
+            root: Some(root),
+            page: Vec::new().into_iter(),
+            within: vec![],
+            lost: None,
+        }
     }
 
     /// From the last entry to the root of the tree: children before their parents.
@@ -150,7 +163,7 @@ impl EntryWalk {
     ///
     /// # Errors
     /// As [`PageLoader::load`].
-    pub fn next(&mut self) -> Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         self.next_where(|_| true)
     }
 
@@ -200,7 +213,8 @@ impl EntryWalk {
     /// True when something below `child` may be within the subtree: its range neither ends before it nor starts
     /// behind it.
     fn reaches(&self, child: &Child) -> bool {
-        let behind = compare(&child.first, &self.within) == Ordering::Greater && !is_within(&child.first, &self.within);
+        let behind = compare(&child.first, &self.within) == Ordering::Greater
+            && !is_within(&child.first, &self.within);
         compare(&child.last, &self.within) != Ordering::Less && !behind
     }
 

@@ -210,7 +210,7 @@ async fn find_master(
             continue;
         }
         let secret = secret.clone();
-        // Off the async threads: a passphrase takes a tenth of a second and 64 MiB, which are free again after it.
+        // Off the async threads: a passphrase takes some tenths of a second and 64 MiB, which are free again after it.
         let tried = blocking(move || Ok((slot.unwrap(&slot.kek(&secret)?, &name)?, name))).await?;
         if let (Some(master), name) = tried {
             return Ok((Some((name, master)), bad));

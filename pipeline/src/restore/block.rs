@@ -26,10 +26,15 @@ type Place = (u64, u64);
 /// # Errors
 /// [`Error::Target`] when the target is refused (then untouched) or cannot be written; damage; the store's errors.
 pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite: bool) -> Result<u64> {
+<<<<<<< HEAD
     let root = manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
     if root.len != manifest.size {
         return Err(Error::damaged(run.object(manifest), "pages do not cover the volume"));
     }
+=======
+    let root =
+        manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
+>>>>>>> main
     let target = BlockTarget::open(path, manifest.size, overwrite)?;
     let sample = Sample::default();
     let (mut fetcher, deliveries) = fetcher::<Place>(&run.shared, run.window());
@@ -74,7 +79,11 @@ pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite
         }
         fetcher.flush()?;
         drop(fetcher);
-        if end == manifest.size { Ok(()) } else { Err(Error::damaged(run.object(manifest), "pages do not cover the volume")) }
+        if end == manifest.size {
+            Ok(())
+        } else {
+            Err(Error::damaged(run.object(manifest), "pages do not cover the volume"))
+        }
     });
     run.shared.failure.take()?;
     planned?;
@@ -96,9 +105,9 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn done(&self, done: Completion) -> Result<()> {
-        let len = done
-            .result
-            .map_err(|e| Error::target_io(self.target.path(), format!("cannot write at byte {}", done.offset), e))?;
+        let len = done.result.map_err(|e| {
+            Error::target_io(self.target.path(), format!("cannot write at byte {}", done.offset), e)
+        })?;
         self.progress.add(Counter::Written, len as u64);
         self.progress.add(Counter::Done, len as u64);
         Ok(())

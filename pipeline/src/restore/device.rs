@@ -53,7 +53,8 @@ impl BlockTarget {
         options.read(true).write(true);
         let Some(rdev) = device else {
             let file = options.create(true).truncate(true).mode(0o600).open(path).map_err(fail)?;
-            file.set_len(size).map_err(|e| Error::target_io(path, format!("cannot grow to {size} bytes"), e))?;
+            file.set_len(size)
+                .map_err(|e| Error::target_io(path, format!("cannot grow to {size} bytes"), e))?;
             return Ok(Self { path: path.to_owned(), file: DirectFile::from_file(file), device: false });
         };
         // O_EXCL on a block device fails while anything has it mounted or claimed (open(2)).
@@ -116,7 +117,10 @@ impl BlockTarget {
     /// # Errors
     /// [`Error::Target`]: the target's contents are not to be trusted.
     pub(super) fn sync(&self) -> Result<()> {
-        self.file.buffered.sync_all().map_err(|e| Error::target_io(&self.path, "cannot sync; do not use it", e))?;
+        self.file
+            .buffered
+            .sync_all()
+            .map_err(|e| Error::target_io(&self.path, "cannot sync; do not use it", e))?;
         if !self.device
             && let Some(parent) = self.path.parent()
         {

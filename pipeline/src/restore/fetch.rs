@@ -17,6 +17,7 @@ use crate::error::{Error, FirstError, Result};
 use crate::hash::ObjectType;
 use crate::index::Index;
 use crate::io::Pool;
+use crate::limits::Pace;
 use crate::pack::reader::Opener;
 use crate::page::load::{PageLoader, is_lost};
 use crate::progress::{Progress, Station};
@@ -57,6 +58,10 @@ pub(crate) struct Shared {
     pub(crate) progress: Arc<Progress>,
     /// Plaintext buffers.
     pub(crate) pool: Pool,
+    /// How fast bytes may be fetched.
+    pub(crate) fetch_pace: Arc<Pace>,
+    /// How fast bytes may be written to the target.
+    pub(crate) write_pace: Arc<Pace>,
     /// Bytes fetched and not yet opened; one permit for each [`GRAIN`].
     pub(crate) fetched: Arc<Semaphore>,
 }
@@ -135,6 +140,7 @@ impl<T: Send + 'static> Fetcher<T> {
     fn start(&self, fetch: Fetch<T>) -> Result<()> {
         let grains = u32::try_from((fetch.range.end - fetch.range.start).div_ceil(GRAIN))
             .map_err(|_| Error::Internal("read too large".into()))?;
+        self.shared.fetch_pace.wait(fetch.range.end - fetch.range.start, &self.shared.progress)?;
         let idle = Instant::now();
         let grant = self
             .shared
@@ -176,7 +182,12 @@ impl<T: Send + 'static> Deliveries<T> {
         target.finish()
     }
 
-    fn deliver(&self, fetched: Fetched<T>, opener: &mut Opener, target: &mut impl Deliver<To = T>) -> Result<()> {
+    fn deliver(
+        &self,
+        fetched: Fetched<T>,
+        opener: &mut Opener,
+        target: &mut impl Deliver<To = T>,
+    ) -> Result<()> {
         let Fetched { fetch, result, _grant } = fetched;
         let stored = match result {
             Ok(stored) => Some(stored),
@@ -198,13 +209,15 @@ impl<T: Send + 'static> Deliveries<T> {
             match opened {
                 Ok(plain) => {
                     for to in frame.to {
+                        self.shared.write_pace.wait(plain.len() as u64, &self.shared.progress)?;
                         target.deliver(&plain, to)?;
                     }
                 }
                 Err(error) if is_lost(&error) => {
                     let text = error.to_string();
                     for to in frame.to {
-                        target.lost(to, Error::damaged_at(at.pack.key(), u64::from(at.offset), text.clone()))?;
+                        target
+                            .lost(to, Error::damaged_at(at.pack.key(), u64::from(at.offset), text.clone()))?;
                     }
                 }
                 Err(error) => return Err(error),

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::entry::ChunkRef;
 use crate::hash::Id;
-use crate::index::Index;
 use crate::hash::ObjectType;
+use crate::index::Index;
 use crate::pack::{Location, PackName};
 
 /// Frames closer than this are read together, bytes: at packs of 64 MiB that wastes less than a fifth.
@@ -140,13 +140,16 @@ mod tests {
             frame(1, 13 * mib, mib),
         ]);
         let found: Vec<_> = fetches.iter().map(|f| (f.pack.id[0], f.range.clone(), f.frames.len())).collect();
-        let mib = u64::from(mib as u32);
-        assert_eq!(found, [
-            (1, 64..2064, 2),
-            (1, 10 * mib..12 * mib + (256 << 10), 2),
-            (1, 13 * mib..14 * mib, 1),
-            (2, 0..10, 1),
-        ]);
+        let mib = u64::from(mib);
+        assert_eq!(
+            found,
+            [
+                (1, 64..2064, 2),
+                (1, 10 * mib..12 * mib + (256 << 10), 2),
+                (1, 13 * mib..14 * mib, 1),
+                (2, 0..10, 1),
+            ]
+        );
     }
 
     #[test]

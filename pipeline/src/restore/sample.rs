@@ -62,7 +62,8 @@ impl<W> Sample<W> {
         for piece in pieces {
             let (path, file) = open(&piece.place)?;
             // Clean pages are dropped, so the bytes come from the device. Only advice: without it the check is weaker.
-            let _ = fadvise(&file, piece.offset, std::num::NonZeroU64::new(piece.len as u64), Advice::DontNeed);
+            let _ =
+                fadvise(&file, piece.offset, std::num::NonZeroU64::new(piece.len as u64), Advice::DontNeed);
             let mut bytes = vec![0; piece.len];
             file.read_exact_at(&mut bytes, piece.offset)
                 .map_err(|e| Error::target_io(&path, format!("cannot read back byte {}", piece.offset), e))?;

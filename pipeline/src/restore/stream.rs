@@ -28,7 +28,8 @@ struct Next {
 /// # Errors
 /// [`Error::Target`] when `out` fails; damage, whether or not the run keeps going: a stream cannot have gaps.
 pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, mut out: Box<dyn Write + Send>) -> Result<u64> {
-    let root = manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
+    let root =
+        manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
     write_content(run, &Content::Paged(Box::new(root)), manifest.size, &mut *out)?;
     Ok(0)
 }
@@ -62,7 +63,8 @@ pub(crate) fn write_content(run: &Run<'_>, content: &Content, size: u64, out: &m
                 let extent = match item.chunk {
                     None => Extent::Hole { len: item.len },
                     Some(chunk) => {
-                        let len = u32::try_from(item.len).map_err(|_| Error::damaged("page", "chunk too long"))?;
+                        let len =
+                            u32::try_from(item.len).map_err(|_| Error::damaged("page", "chunk too long"))?;
                         Extent::Chunk { chunk, skip: 0, len }
                     }
                 };
@@ -84,7 +86,12 @@ fn fetch(run: &Run<'_>, chunk: ChunkRef) -> std::thread::JoinHandle<Result<Vec<u
     std::thread::spawn(move || loader.fetch(ObjectType::Data, &chunk))
 }
 
-fn write_next(run: &Run<'_>, queue: &mut VecDeque<Next>, written: &mut u64, out: &mut dyn Write) -> Result<()> {
+fn write_next(
+    run: &Run<'_>,
+    queue: &mut VecDeque<Next>,
+    written: &mut u64,
+    out: &mut dyn Write,
+) -> Result<()> {
     let Some(next) = queue.pop_front() else { return Ok(()) };
     run.progress.check()?;
     let fail = |e| Error::target_io(Path::new("-"), "cannot write", e);

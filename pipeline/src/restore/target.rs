@@ -147,8 +147,10 @@ impl<'p> TreeTarget<'p> {
 
     fn is_empty_lost_and_found(&self) -> bool {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(dir) = rustix::fs::openat(self.dirs.root(), LOST_AND_FOUND, flags, Mode::empty()) else {
-            return false;
+        let dir = match rustix::fs::openat(self.dirs.root(), LOST_AND_FOUND, flags, Mode::empty()) {
+            Ok(dir) => dir,
+            // What we may not even look into, we cannot overwrite either.
+            Err(errno) => return errno == Errno::ACCESS,
         };
         let mut buffer = Vec::with_capacity(8192);
         let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
@@ -232,6 +234,7 @@ impl<'p> TreeTarget<'p> {
         let opened = rustix::fs::openat(&dir, name, flags, Mode::empty());
         let checked = opened.and_then(|fd| {
             let is_file = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == FileType::RegularFile;
+            rustix::fs::fcntl_setfl(&fd, rustix::fs::fcntl_getfl(&fd)? - OFlags::NONBLOCK)?;
             if is_file { Ok(fd) } else { Err(Errno::EXIST) }
         });
         match checked {
@@ -339,17 +342,19 @@ impl<'p> TreeTarget<'p> {
         }
     }
 
-    /// Gives a directory its metadata, after everything in it is finished. The root is last: it ends the run.
+    /// Gives a directory its metadata, after everything in it is finished. The root is last: it ends the run. A
+    /// directory that is not there is passed over.
     pub fn finish_directory(&self, entry: &Entry) -> Result<()> {
         if entry.path.is_empty() {
             self.links.finish(self.dirs.root());
             let root = self.dirs.root();
             return self.settle(&entry.path, metadata::apply(root, entry, self.options.privileged, 0));
         }
-        let Some((dir, name)) = self.parent(&entry.path)? else { return Ok(()) };
-        match open_directory(&dir, name) {
+        names::check(&entry.path)?;
+        let (parent, name) = names::split(&entry.path);
+        match self.dirs.open(parent).and_then(|dir| open_directory(&dir, name)) {
             Ok(fd) => self.settle(&entry.path, metadata::apply(&fd, entry, self.options.privileged, 0)),
-            // It could not be created, and that was reported.
+            // It was not asked for, or could not be created, and then that was reported.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
             Err(errno) => self.skip(&entry.path, "metadata cannot be set", errno),
         }

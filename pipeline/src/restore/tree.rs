@@ -78,7 +78,8 @@ pub(super) fn restore(
     overwrite: bool,
     privileged: bool,
 ) -> Result<u64> {
-    let root = manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
+    let root =
+        manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
     let target = TreeTarget::open(path, TargetOptions { overwrite, privileged }, run.progress)?;
     let sample = Sample::default();
     let (fetcher, deliveries) = fetcher::<To>(&run.shared, run.window());
@@ -98,13 +99,14 @@ pub(super) fn restore(
         }
         drop(deliveries);
         let walk = EntryWalk::forwards(run.loader(), root).within(&select.subtree);
-        Planner { run, target: &target, fetcher, open: &open, above: Vec::new(), found: false }.plan(walk, select)
+        Planner { run, target: &target, fetcher, open: &open, above: Vec::new(), found: false }
+            .plan(walk, select)
     });
     run.shared.failure.take()?;
     planned?;
     let mut walk = EntryWalk::backwards(run.loader(), root).within(&select.subtree);
     loop {
-        match walk.next() {
+        match walk.next_entry() {
             Ok(None) => break,
             Ok(Some(entry)) => {
                 // With a selection, those that were not made are passed over.
@@ -195,12 +197,13 @@ impl Planner<'_> {
     fn plan(mut self, mut walk: EntryWalk, select: &Select) -> Result<()> {
         loop {
             self.run.shared.failure.check()?;
-            let entry = match walk.next() {
+            let entry = match walk.next_entry() {
                 Ok(None) => break,
                 Ok(Some(entry)) => entry,
                 Err(error) if is_lost(&error) => {
                     let Lost { first, last, bytes } = walk.lost().unwrap_or_default();
-                    let range = format!("{error}; lost with it: all entries to {}", String::from_utf8_lossy(&last));
+                    let range =
+                        format!("{error}; lost with it: all entries to {}", String::from_utf8_lossy(&last));
                     self.run.damages.note(&first, 0, bytes, Error::damaged("page", range))?;
                     continue;
                 }
@@ -228,6 +231,14 @@ impl Planner<'_> {
     }
 
     fn create(&mut self, entry: Entry) -> Result<()> {
+        self.run.progress.add(
+            match entry.kind {
+                EntryKind::File => Counter::Files,
+                EntryKind::Directory { .. } => Counter::Directories,
+                _ => Counter::Others,
+            },
+            1,
+        );
         if matches!(entry.kind, EntryKind::Directory { .. }) {
             return self.target.directory(&entry);
         }

@@ -223,7 +223,7 @@ pub enum Kdf {
 }
 
 impl Kdf {
-    /// RFC 9106's second recommended choice: 64 MiB, 3 passes, 4 lanes; about 0.15 s.
+    /// RFC 9106's second recommended choice: 64 MiB, 3 passes, 4 lanes.
     pub const PASSPHRASE: Self = Self::Argon2id { memory_kib: 64 << 10, passes: 3, lanes: 4 };
 
     /// Refuses parameters that are too weak to protect anything, or that would let a hostile slot exhaust the

@@ -114,8 +114,12 @@ impl BlockSource {
             // No data (or hole) at or after `at`.
             Err(Errno::NXIO) => Ok(None),
             // A file system without holes: everything is data.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(if matches!(whence, Whence::Data(_)) { at } else { self.size })),
-            Err(e) => Err(Error::source_io(&self.path, format!("cannot find data after byte {at}"), e.into())),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+                Ok(Some(if matches!(whence, Whence::Data(_)) { at } else { self.size }))
+            }
+            Err(e) => {
+                Err(Error::source_io(&self.path, format!("cannot find data after byte {at}"), e.into()))
+            }
         }
     }
 }
@@ -157,12 +161,12 @@ mod tests {
     fn holes_are_not_ranges() {
         assert_eq!(ranges(&[], 10 << 20), []);
         assert_eq!(ranges(&[], 0), []);
-        assert_eq!(ranges(&[(0, 1)], 1), [0..1]);
+        assert_eq!(ranges(&[(0, 1)], 1), Vec::from_iter([Range { start: 0, end: 1 }]));
         let end = 10 << 20;
-        assert_eq!(ranges(&[(1 << 20, 4096), (5 << 20, 1)], end), [
-            (1 << 20)..(1 << 20) + CHUNK,
-            (5 << 20)..(5 << 20) + CHUNK
-        ]);
+        assert_eq!(
+            ranges(&[(1 << 20, 4096), (5 << 20, 1)], end),
+            [(1 << 20)..(1 << 20) + CHUNK, (5 << 20)..(5 << 20) + CHUNK]
+        );
     }
 
     #[test]

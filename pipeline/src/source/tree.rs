@@ -146,6 +146,7 @@ pub fn stream(
     let window = Window::new(half.saturating_sub(BATCH * options.inline_limit as usize).max(half / 2));
 
     thread::scope(|scope| {
+        let _guard = StopOnPanic(&window);
         // The window bounds what is in the channels, so sending never blocks.
         let capacity = usize::try_from(WINDOW).unwrap_or(usize::MAX);
         let (work, batches) = bounded::<Batch>(capacity);

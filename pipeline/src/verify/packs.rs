@@ -62,8 +62,12 @@ pub(super) fn read(
         Mode::ReadData => {}
         Mode::Sample(share) => {
             fastrand::shuffle(&mut chosen);
-            let count = (chosen.len() as f64 * share.clamp(0.0, 1.0)).ceil() as usize;
-            chosen.truncate(count.max(1));
+            // Each pack is drawn by itself: the share is met on average, and needs no arithmetic on counts.
+            let kept: Vec<_> = chosen.iter().copied().filter(|_| fastrand::f64() < share).collect();
+            chosen.truncate(1);
+            if !kept.is_empty() {
+                chosen = kept;
+            }
         }
     }
     chosen.sort_unstable();

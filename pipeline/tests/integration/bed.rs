@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tradewind_pipeline::Result;
 use tradewind_pipeline::backup::{self, BackupOptions, BackupReport, ParentChoice, Source};
 use tradewind_pipeline::io::{EngineChoice, EngineKind, probe};
 use tradewind_pipeline::limits::Limits;
@@ -17,23 +18,22 @@ use tradewind_pipeline::seal::{Level, Secret};
 use tradewind_pipeline::source::tree::ExcludeSet;
 use tradewind_pipeline::store::Store;
 use tradewind_pipeline::store::local::LocalStore;
-use tradewind_pipeline::Result;
 
 /// A repository and the machine around it.
-pub struct Bed {
-    pub dir: TempDir,
-    pub runtime: tokio::runtime::Runtime,
-    pub repository: Arc<Repository>,
-    pub engine: EngineChoice,
+pub(crate) struct Bed {
+    pub(crate) dir: TempDir,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) repository: Arc<Repository>,
+    pub(crate) engine: EngineChoice,
 }
 
 /// A key file's contents: cheap to derive from, so that tests are quick.
-pub fn secret() -> Secret {
+pub(crate) fn secret() -> Secret {
     Secret::KeyFile(vec![7; 64].into())
 }
 
 /// Both engines, as far as this kernel has them.
-pub fn engines() -> Vec<EngineChoice> {
+pub(crate) fn engines() -> Vec<EngineChoice> {
     match probe(EngineChoice::Uring) {
         Ok(p) if p.kind == EngineKind::Uring => vec![EngineChoice::Uring, EngineChoice::Pread],
         _ => {
@@ -45,26 +45,28 @@ pub fn engines() -> Vec<EngineChoice> {
 
 impl Bed {
     /// A new repository in a new directory.
-    pub fn new(engine: EngineChoice) -> Self {
+    pub(crate) fn new(engine: EngineChoice) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(LocalStore::new(dir.path().join("repo")).unwrap());
         Self::over(dir, store, engine)
     }
 
     /// A new repository at `store`.
-    pub fn over(dir: TempDir, store: Arc<dyn Store>, engine: EngineChoice) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let repository = runtime.block_on(Repository::init(store, &secret(), InitOptions::default())).unwrap();
+    pub(crate) fn over(dir: TempDir, store: Arc<dyn Store>, engine: EngineChoice) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let repository =
+            runtime.block_on(Repository::init(store, &secret(), InitOptions::default())).unwrap();
         Self { dir, runtime, repository: Arc::new(repository), engine }
     }
 
     /// A path in the bed's directory.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Options for backing up `path` as volume `v`.
-    pub fn options(&self, path: &Path) -> BackupOptions {
+    pub(crate) fn options(&self, path: &Path) -> BackupOptions {
         BackupOptions {
             source: Source::Path(path.to_owned()),
             volume: Some("v".into()),
@@ -84,15 +86,15 @@ impl Bed {
         }
     }
 
-    pub fn backup_with(&self, options: &BackupOptions) -> Result<BackupReport> {
+    pub(crate) fn backup_with(&self, options: &BackupOptions) -> Result<BackupReport> {
         backup::run(self.runtime.handle(), &self.repository, options, &Arc::new(Progress::default()))
     }
 
-    pub fn backup(&self, path: &Path) -> BackupReport {
+    pub(crate) fn backup(&self, path: &Path) -> BackupReport {
         self.backup_with(&self.options(path)).unwrap()
     }
 
-    pub fn restore_options(&self, target: &Path) -> RestoreOptions {
+    pub(crate) fn restore_options(&self, target: &Path) -> RestoreOptions {
         RestoreOptions {
             target: Target::Path(target.to_owned()),
             subtree: vec![],
@@ -106,18 +108,18 @@ impl Bed {
         }
     }
 
-    pub fn restore_with(&self, manifest: &Manifest, options: RestoreOptions) -> Result<RestoreReport> {
+    pub(crate) fn restore_with(&self, manifest: &Manifest, options: RestoreOptions) -> Result<RestoreReport> {
         let progress = Arc::new(Progress::default());
         restore::run(self.runtime.handle(), &self.repository, manifest, options, &progress)
     }
 
-    pub fn restore(&self, manifest: &Manifest, target: &Path) -> RestoreReport {
+    pub(crate) fn restore(&self, manifest: &Manifest, target: &Path) -> RestoreReport {
         self.restore_with(manifest, self.restore_options(target)).unwrap()
     }
 }
 
 /// `len` bytes that do not compress, the same for the same seed.
-pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut bytes = vec![0; len];
     rng.fill(&mut bytes);
@@ -125,7 +127,7 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Panics at the first byte in which two files differ, or when their sizes do.
-pub fn assert_same(a: &Path, b: &Path) {
+pub(crate) fn assert_same(a: &Path, b: &Path) {
     let (fa, fb) = (std::fs::File::open(a).unwrap(), std::fs::File::open(b).unwrap());
     let (la, lb) = (fa.metadata().unwrap().len(), fb.metadata().unwrap().len());
     assert_eq!(la, lb, "sizes of {} and {}", a.display(), b.display());

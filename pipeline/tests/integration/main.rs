@@ -10,3 +10,4 @@
 mod bed;
 mod block;
 mod store;
+mod tree;

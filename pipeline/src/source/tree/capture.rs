@@ -1,7 +1,7 @@
 //! From a name to an entry: metadata, extended attributes and the bytes of small files. Runs on several threads.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -92,13 +92,28 @@ type Captured<T> = Result<T, Early>;
 /// Opens `name` in `dir` for reading, leaving its access time alone where that is allowed. Never follows a link,
 /// never waits for a fifo's writer.
 pub(super) fn open(dir: impl AsFd, name: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let flags =
-        flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match rustix::fs::openat(&dir, name, flags | OFlags::NOATIME, Mode::empty()) {
+    open_quietly(dir.as_fd(), name, flags | OFlags::NOFOLLOW | OFlags::NONBLOCK)
+}
+
+fn open_quietly(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match rustix::fs::openat(dir, path, flags | OFlags::NOATIME, Mode::empty()) {
         // Only the owner and CAP_FOWNER may leave no trace.
-        Err(Errno::PERM) => rustix::fs::openat(&dir, name, flags, Mode::empty()),
+        Err(Errno::PERM) => rustix::fs::openat(dir, path, flags, Mode::empty()),
         result => result,
     }
+}
+
+/// Opens a regular file on which somebody holds a lease, as file servers do: waits until it is given up, for which
+/// the kernel sets a limit (45 seconds by default).
+fn open_leased(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    // Known to be a regular file before anything waits.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = rustix::fs::openat(&dir, name, flags, Mode::empty())?;
+    if stat::of_fd(&place)?.kind != FileType::RegularFile {
+        return Err(Errno::AGAIN);
+    }
+    open_quietly(dir.as_fd(), format!("/proc/self/fd/{}", place.as_raw_fd()).as_bytes(), OFlags::empty())
 }
 
 /// The last component of a path.
@@ -218,7 +233,11 @@ impl<'a> Capture<'a> {
             finding.unchanged = true;
             return Ok(finding);
         }
-        let fd = match open(dir, name, OFlags::empty()) {
+        let opened = match open(dir, name, OFlags::empty()) {
+            Err(Errno::AGAIN) => open_leased(dir, name),
+            opened => opened,
+        };
+        let fd = match opened {
             Ok(fd) => fd,
             // Nothing to read in an empty file: what is known without opening it is all but a few flags.
             Err(Errno::ACCESS | Errno::PERM) if stat.size == 0 => {
@@ -256,6 +275,10 @@ impl<'a> Capture<'a> {
             FoundData::None
         } else if stat.size > self.rules.inline_limit {
             let grant = self.window.open_file(self.ticket).ok_or(Early(Outcome::Stopped))?;
+            // Whoever reads it shall wait for the disk: an asynchronous read may be refused otherwise.
+            let waits = rustix::fs::fcntl_getfl(&file)
+                .and_then(|flags| rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK));
+            waits.map_err(|errno| self.failed(&entry.path, "cannot be read", errno))?;
             FoundData::Large(OpenFile::new(file, entry.path.clone(), stat, Some(grant)))
         } else {
             let (small, change) = self.small(&file, &entry.path, stat)?;

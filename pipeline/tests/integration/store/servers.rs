@@ -110,9 +110,11 @@ async fn everything(server: &Server, exempt: &[&str]) {
 
     let found = probe(&server.store("probed").await).await.unwrap();
     for (name, finding) in found.findings() {
-        assert_eq!(finding.works, name != "one winner" || exempt.is_empty(), "{name}: {}", finding.reason);
+        // A server that looks first and writes then may win every race of the probe, though seldom.
+        let lucky = name == "one winner" && !exempt.is_empty();
+        assert!(finding.works || lucky, "{name}: {}", finding.reason);
     }
-    assert_eq!(found.create_if_absent(), exempt.is_empty());
+    assert!(found.create_if_absent() || !exempt.is_empty());
 
     // Mistakes of the user.
     let config = server.config("x");

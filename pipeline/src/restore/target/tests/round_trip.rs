@@ -320,6 +320,9 @@ fn what_cannot_be_set_is_reported_and_the_rest_is_set() {
     let file = Entry { xattrs: xattrs.clone(), mode: 0o640, ..entry("file", EntryKind::File) };
     write(&target, &file, b"x");
     target.other(&Entry { xattrs: xattrs[2..].to_vec(), ..symlink("link", "x") }).unwrap();
+    // Never made, so there is nothing to say about them.
+    target.finish_directory(&entry("absent", DIRECTORY)).unwrap();
+    target.finish_directory(&entry("absent/too", DIRECTORY)).unwrap();
     // More than any file system takes.
     let huge = Entry { size: u64::MAX, ..entry("huge", EntryKind::File) };
     assert!(target.file(&huge).unwrap().is_none());

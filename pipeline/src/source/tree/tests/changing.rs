@@ -49,6 +49,7 @@ fn a_large_file_tells_that_it_changed() {
     stream(dir.path(), options, None, None, &Progress::default(), |found| {
         if let FoundData::Large(large) = found.data {
             assert_eq!(large.changed().unwrap(), None);
+            assert!(!rustix::fs::fcntl_getfl(&**large.file()).unwrap().contains(OFlags::NONBLOCK));
             File::options().append(true).open(&path).unwrap().write_all(b"x").unwrap();
             assert!(large.changed().unwrap().unwrap().contains("100001 after"));
             assert_eq!((large.size(), large.path()), (100_000, &b"file"[..]));
@@ -58,6 +59,29 @@ fn a_large_file_tells_that_it_changed() {
     })
     .unwrap();
     assert!(seen);
+}
+
+#[test]
+fn a_leased_file_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "data").unwrap();
+    // A lease for writing is broken by any other open. perl, because there is no safe call for it here.
+    let program = "open(F, '+<', $ARGV[0]) or die; $SIG{IO} = sub { select(undef, undef, undef, 0.3); exit };
+        fcntl(F, 1024, 1) or die; $| = 1; print 'held'; sleep 10;";
+    let child = std::process::Command::new("perl")
+        .args(["-e", program])
+        .arg(dir.path().join("file"))
+        .stdout(std::process::Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else { return };
+    let mut held = [0; 4];
+    let is_held = io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut held).is_ok();
+    let walked = walk(dir.path(), options());
+    child.wait().unwrap();
+    if is_held {
+        assert_eq!(walked.skipped, []);
+        assert_eq!(walked.contents[&b"file"[..]], b"data");
+    }
 }
 
 #[test]

@@ -117,6 +117,18 @@ fn an_error_of_the_visitor_ends_the_walk() {
 }
 
 #[test]
+fn a_panic_of_the_visitor_ends_the_walk() {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..3_000 {
+        fs::write(dir.path().join(format!("{i:04}")), "data").unwrap();
+    }
+    let result = std::panic::catch_unwind(|| {
+        stream(dir.path(), options(), None, None, &Progress::default(), |_| panic!("on purpose"))
+    });
+    assert!(result.is_err());
+}
+
+#[test]
 fn a_missing_root_is_a_source_error() {
     let result = stream(Path::new("/nonexistent/x"), options(), None, None, &Progress::default(), |_| Ok(()));
     assert_eq!(result.unwrap_err().kind(), Kind::Source);
