@@ -164,3 +164,6 @@ impl Location {
         sealed && self.length <= limit && self.slot < MAX_SLOTS && self.offset as usize >= HEADER
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,4 +107,4 @@ pub(crate) fn hints(page: &[u8], ids: &[Id]) -> Result<Vec<ChunkRef>, Malformed>
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -233,15 +233,11 @@ impl<'a> Run<'a> {
             failure: Arc::<FirstError>::default(),
             progress: Arc::clone(progress),
             pool: Pool::new(chunk.max(4096), buffers)?,
-<<<<<<< HEAD
-            fetched: Arc::new(Semaphore::new(plan.fetch_bytes.max(17 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1))),
-=======
             fetch_pace: Arc::new(Pace::new(limits.upload_rate.clone())),
             write_pace: Arc::new(Pace::new(limits.read_rate.clone())),
             fetched: Arc::new(Semaphore::new(
-                plan.fetch_bytes.max(16 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1),
+                plan.fetch_bytes.max(17 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1),
             )),
->>>>>>> main
         };
         let damages = Damages::new(keep_going);
         Ok((Self { repository, progress, engine, plan, shared, damages }, index_warnings(&report)))

@@ -106,11 +106,6 @@ impl Opener {
     ///
     /// # Errors
     /// As [`Opener::open`], or the store's error. [`Error::Damaged`] also for lengths beyond the format's bounds.
-<<<<<<< HEAD
-    pub async fn fetch(&mut self, store: &dyn Store, kind: ObjectType, id: &Id, at: &Location) -> Result<Vec<u8>> {
-        if !at.is_possible(kind) {
-            return Err(Error::damaged_at(at.pack.key(), u64::from(at.offset), "length beyond the format's bounds"));
-=======
     pub async fn fetch(
         &mut self,
         store: &dyn Store,
@@ -118,14 +113,12 @@ impl Opener {
         id: &Id,
         at: &Location,
     ) -> Result<Vec<u8>> {
-        let limit = if kind == ObjectType::Data { MAX_CHUNK } else { page::MAX_PAGE };
-        if at.length > limit || at.stored as usize > Compressor::bound(limit as usize) + TAG {
+        if !at.is_possible(kind) {
             return Err(Error::damaged_at(
                 at.pack.key(),
                 u64::from(at.offset),
                 "length beyond the format's bounds",
             ));
->>>>>>> main
         }
         let start = u64::from(at.offset);
         let stored = store.read(&at.pack.key(), start..start + u64::from(at.stored)).await?;
@@ -194,7 +187,11 @@ fn decode_table(pack: PackName, table: &[u8], end: u64) -> Result<Vec<Placed>, &
         }
         next += u64::from(stored);
         let slot = u32::try_from(slot).map_err(|_| "slots")?;
-        placed.push((kind, Id(*id), Location { pack, slot, offset, stored, length, codec }));
+        let at = Location { pack, slot, offset, stored, length, codec };
+        if !at.is_possible(kind) {
+            return Err("impossible frame");
+        }
+        placed.push((kind, Id(*id), at));
     }
     if next == end { Ok(placed) } else { Err("frames do not end at the table") }
 }

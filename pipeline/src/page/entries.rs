@@ -150,13 +150,8 @@ impl EntryWriter {
         self.bytes = self.bytes.saturating_add(entry.size);
         self.paths += entry.path.len();
         let len = self.page.len() + 32 * self.ids.list.len();
-<<<<<<< HEAD
-        let may = len >= PAGE_BYTES.start && path_hash(&self.boundary, &entry.path) % PAGE_ODDS == 0;
-        if may || len >= PAGE_BYTES.end || self.paths >= PATH_BYTES { self.close_page(sink) } else { Ok(()) }
-=======
         let may = len >= PAGE_BYTES.start && path_hash(&self.boundary, &entry.path).is_multiple_of(PAGE_ODDS);
-        if may || len >= PAGE_BYTES.end { self.close_page(sink) } else { Ok(()) }
->>>>>>> main
+        if may || len >= PAGE_BYTES.end || self.paths >= PATH_BYTES { self.close_page(sink) } else { Ok(()) }
     }
 
     fn close_page(&mut self, sink: &mut impl PageSink) -> Result<()> {
@@ -468,7 +463,9 @@ pub fn decode_node(page: &[u8]) -> Result<(u8, Vec<Child>), Malformed> {
         let (first, last) = (input.string()?.to_vec(), input.string()?.to_vec());
         let (entries, bytes, id) = (input.varint()?, input.varint()?, Id(input.array()?));
         let after = children.last().map(|c: &Child| &c.last);
-        if compare(&first, &last) == Ordering::Greater || after.is_some_and(|a| compare(a, &first) != Ordering::Less) {
+        if compare(&first, &last) == Ordering::Greater
+            || after.is_some_and(|a| compare(a, &first) != Ordering::Less)
+        {
             return Err("children out of order");
         }
         children.push(Child { first, last, entries, bytes, chunk: ChunkRef { id, hint: None } });

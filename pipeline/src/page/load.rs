@@ -97,17 +97,12 @@ impl PageLoader {
     }
 
     fn fetch_at(&self, kind: ObjectType, id: &Id, at: &Location) -> Result<Vec<u8>> {
-<<<<<<< HEAD
         if !at.is_possible(kind) {
-            return Err(Error::damaged_at(at.pack.key(), u64::from(at.offset), "length beyond the format's bounds"));
-=======
-        if at.length > MAX_PAGE || at.stored as usize > Compressor::bound(MAX_PAGE as usize) + TAG {
             return Err(Error::damaged_at(
                 at.pack.key(),
                 u64::from(at.offset),
                 "length beyond the format's bounds",
             ));
->>>>>>> main
         }
         let start = u64::from(at.offset);
         let range = start..start + u64::from(at.stored);

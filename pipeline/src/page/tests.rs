@@ -11,7 +11,7 @@ use crate::hash::{Hasher, ObjectType};
 use crate::seal::MasterKey;
 
 /// Master key of all vectors: 0, 1, 2, ... 31.
-pub(super) fn golden_master() -> MasterKey {
+pub(crate) fn golden_master() -> MasterKey {
     MasterKey::from_bytes(std::array::from_fn(|i| i as u8))
 }
 
@@ -58,7 +58,14 @@ impl PageSink for Pages {
 pub(super) fn location(n: u64) -> Location {
     let pack = PackName { id: [n as u8; 16], session: SessionId([(n >> 8) as u8; 12]) };
     let length = (n % 1000) as u32 + 1;
-    Location { pack, slot: (n % 9) as u32, offset: 64 + n as u32 % 5000, stored: length + 16, length, codec: Codec::Raw }
+    Location {
+        pack,
+        slot: (n % 9) as u32,
+        offset: 64 + n as u32 % 5000,
+        stored: length + 16,
+        length,
+        codec: Codec::Raw,
+    }
 }
 
 /// The chunk number `n`, with a hint.
@@ -71,7 +78,8 @@ pub(super) fn chunk(n: u64) -> ChunkRef {
 }
 
 fn some_chunk() -> impl Strategy<Value = ChunkRef> {
-    (any::<u64>(), any::<bool>()).prop_map(|(n, known)| ChunkRef { hint: chunk(n).hint.filter(|_| known), ..chunk(n) })
+    (any::<u64>(), any::<bool>())
+        .prop_map(|(n, known)| ChunkRef { hint: chunk(n).hint.filter(|_| known), ..chunk(n) })
 }
 
 proptest! {
@@ -114,7 +122,10 @@ fn hints_that_name_no_pack_are_refused() {
 #[test]
 fn golden_hints() {
     let chunks = [
-        ChunkRef { id: Id([0xAA; 32]), hint: Some(Location { codec: Codec::Zstd, stored: 200, ..location(300) }) },
+        ChunkRef {
+            id: Id([0xAA; 32]),
+            hint: Some(Location { codec: Codec::Zstd, stored: 200, ..location(300) }),
+        },
         ChunkRef { id: Id([0xBB; 32]), hint: None },
         ChunkRef { id: Id([0xCC; 32]), hint: Some(location(7)) },
         ChunkRef { id: Id([0xDD; 32]), hint: Some(location(300)) },

@@ -222,7 +222,9 @@ impl EntryWalk {
     fn descend(&mut self, level: u8, chunk: &ChunkRef, range: Option<(&[u8], &[u8])>) -> Result<()> {
         let malformed = PageLoader::malformed(chunk);
         let fits = |first: &[u8], last: &[u8]| match range {
-            Some(range) if range != (first, last) => Err(malformed("page has other paths than its parent says")),
+            Some(range) if range != (first, last) => {
+                Err(malformed("page has other paths than its parent says"))
+            }
             _ => Ok(()),
         };
         if level > MAX_LEVEL {

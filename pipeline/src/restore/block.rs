@@ -26,15 +26,11 @@ type Place = (u64, u64);
 /// # Errors
 /// [`Error::Target`] when the target is refused (then untouched) or cannot be written; damage; the store's errors.
 pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite: bool) -> Result<u64> {
-<<<<<<< HEAD
-    let root = manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
+    let root =
+        manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
     if root.len != manifest.size {
         return Err(Error::damaged(run.object(manifest), "pages do not cover the volume"));
     }
-=======
-    let root =
-        manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
->>>>>>> main
     let target = BlockTarget::open(path, manifest.size, overwrite)?;
     let sample = Sample::default();
     let (mut fetcher, deliveries) = fetcher::<Place>(&run.shared, run.window());

@@ -68,13 +68,18 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn some_chunk() -> impl Strategy<Value = ChunkRef> {
-    (0u64..50, any::<bool>()).prop_map(|(n, known)| ChunkRef { hint: chunk(n).hint.filter(|_| known), ..chunk(n) })
+    (0u64..50, any::<bool>())
+        .prop_map(|(n, known)| ChunkRef { hint: chunk(n).hint.filter(|_| known), ..chunk(n) })
 }
 
 fn content() -> impl Strategy<Value = Content> {
     let extent = prop_oneof![
         (1u64..1 << 50).prop_map(|len| Extent::Hole { len }),
-        (some_chunk(), any::<u32>(), 1u32..).prop_map(|(chunk, skip, len)| Extent::Chunk { chunk, skip, len }),
+        (some_chunk(), any::<u32>(), 1u32..).prop_map(|(chunk, skip, len)| Extent::Chunk {
+            chunk,
+            skip,
+            len
+        }),
     ];
     prop_oneof![
         Just(Content::Empty),
@@ -253,7 +258,8 @@ fn pages_are_bounded() {
 #[test]
 fn deep_paths_do_not_make_pages_grow_in_memory() {
     let deep = vec![b"d".repeat(250); 120].join(&b'/');
-    let entries: Vec<Entry> = (0..500u64).map(|n| file(&[&deep[..], format!("/{n:04}").as_bytes()].concat(), n)).collect();
+    let entries: Vec<Entry> =
+        (0..500u64).map(|n| file(&[&deep[..], format!("/{n:04}").as_bytes()].concat(), n)).collect();
     let mut pages = Pages::new();
     let root = write(&entries, &mut pages);
     assert_eq!(read(&pages, root.level, &root.chunk.id), entries);
@@ -269,7 +275,12 @@ fn deep_paths_do_not_make_pages_grow_in_memory() {
     let long = [&deep[..], b"/", &deep].concat();
     encode_entry(&mut out, &plain(&long, EntryKind::Fifo), 0, &mut ids);
     for n in 1..200u64 {
-        encode_entry(&mut out, &plain(&[&long[..], &[n as u8]].concat(), EntryKind::Fifo), long.len(), &mut ids);
+        encode_entry(
+            &mut out,
+            &plain(&[&long[..], &[n as u8]].concat(), EntryKind::Fifo),
+            long.len(),
+            &mut ids,
+        );
     }
     let content = [&[VERSION, 0xc8, 0x01][..], &out.into_vec(), &[0]].concat();
     assert_eq!(decode_page(&join(&content, &[])).unwrap_err(), "paths too long");
@@ -287,7 +298,8 @@ fn disorder_is_an_error() {
     let refuse = |entries: &[Entry]| {
         let (mut out, mut ids) = (Writer::default(), Ids::default());
         entries.iter().for_each(|e| encode_entry(&mut out, e, 0, &mut ids));
-        let mut content = [&[VERSION, entries.len() as u8][..], &out.into_vec(), &[ids.list.len() as u8]].concat();
+        let mut content =
+            [&[VERSION, entries.len() as u8][..], &out.into_vec(), &[ids.list.len() as u8]].concat();
         ids.list.iter().for_each(|c| content.extend_from_slice(&c.id.0));
         decode_page(&join(&content, &ids.list)).map(|e| e.len())
     };
@@ -324,7 +336,11 @@ fn exabytes_of_holes_do_not_overflow() {
     let size = i64::MAX as u64;
     let content = Content::Extents(vec![Extent::Hole { len: size }]);
     let entries: Vec<Entry> = (0..4000u32)
-        .map(|n| Entry { size, content: content.clone(), ..plain(format!("{n:09}").as_bytes(), EntryKind::File) })
+        .map(|n| Entry {
+            size,
+            content: content.clone(),
+            ..plain(format!("{n:09}").as_bytes(), EntryKind::File)
+        })
         .collect();
     let root = write(&entries, &mut Pages::new());
     assert_eq!((root.level, root.len), (1, u64::MAX));
@@ -333,12 +349,15 @@ fn exabytes_of_holes_do_not_overflow() {
 /// One entry of each kind.
 fn one_of_each() -> Vec<Entry> {
     let with_xattrs = |mut entry: Entry| {
-        entry.xattrs = vec![(b"security.capability".to_vec(), vec![1, 2]), (b"user.x".to_vec(), vec![0xff; 3])];
+        entry.xattrs =
+            vec![(b"security.capability".to_vec(), vec![1, 2]), (b"user.x".to_vec(), vec![0xff; 3])];
         entry
     };
     let hole = Extent::Hole { len: 1 << 40 };
     let slice = |n: u64, skip, len| Extent::Chunk {
-        chunk: ChunkRef { id: Id([n as u8; 32]), hint: Some(location(n)) }, skip, len
+        chunk: ChunkRef { id: Id([n as u8; 32]), hint: Some(location(n)) },
+        skip,
+        len,
     };
     let paged = PageRef { chunk: ChunkRef { id: Id([7; 32]), hint: None }, level: 1, len: 1 << 33 };
     let mut all = vec![
@@ -355,7 +374,11 @@ fn one_of_each() -> Vec<Entry> {
         plain(b"abd", EntryKind::CharDevice { rdev: 0x103 }),
         plain(b"dir", EntryKind::Directory { mount: true }),
         plain(b"fifo", EntryKind::Fifo),
-        Entry { size: 50, content: Content::Extents(vec![slice(1, 100, 50)]), ..plain(b"file", EntryKind::File) },
+        Entry {
+            size: 50,
+            content: Content::Extents(vec![slice(1, 100, 50)]),
+            ..plain(b"file", EntryKind::File)
+        },
         plain(b"link", EntryKind::Symlink { target: b"../gone\xff".to_vec() }),
         plain(b"socket", EntryKind::Socket),
     ];

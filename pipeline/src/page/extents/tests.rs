@@ -64,7 +64,14 @@ fn meaning(runs: &[Run], tail: u32) -> (Vec<(u64, Id)>, u64) {
 
 /// Reads a tree; checks that every page covers what its parent says. Chunks with their offsets, and the end.
 fn read(pages: &Pages, root: &PageRef) -> (Vec<(u64, Id)>, u64) {
-    fn below(pages: &Pages, level: u8, id: &Id, offset: &mut u64, found: &mut Vec<(u64, Id)>, leaves: &mut Vec<u64>) {
+    fn below(
+        pages: &Pages,
+        level: u8,
+        id: &Id,
+        offset: &mut u64,
+        found: &mut Vec<(u64, Id)>,
+        leaves: &mut Vec<u64>,
+    ) {
         let page = ExtentPage::decode(pages.page(ObjectType::Extents, id)).unwrap();
         assert_eq!(page.level, level);
         if level == 0 {
@@ -94,9 +101,8 @@ fn runs() -> impl Strategy<Value = (Vec<Run>, u32)> {
         (1u64..3000).prop_map(Run::Chunks),
         (1u64..5000).prop_map(|n| Run::Hole(n * u64::from(CHUNK))),
         // Around whole leaves and whole nodes of leaves.
-        (1u64..4, -1i64..2).prop_map(|(n, more)| {
-            Run::Hole((n * LEAF).saturating_add_signed(more * i64::from(CHUNK)))
-        }),
+        (1u64..4, -1i64..2)
+            .prop_map(|(n, more)| { Run::Hole((n * LEAF).saturating_add_signed(more * i64::from(CHUNK))) }),
         (1u64..4).prop_map(|n| Run::Hole(n * LEAF * 1024)),
     ];
     (prop::collection::vec(run, 0..6), 0..=CHUNK)
@@ -177,7 +183,10 @@ fn every_leaf_covers_1024_chunks() {
         let mut pages = Pages::new();
         let root = write(FIXED, &[Run::Chunks(count)], 0, &mut pages);
         assert_eq!(root.len, count * u64::from(CHUNK));
-        assert_eq!(root.level, [(1024, 0), (1 << 20, 1), (1 << 30, 2)].iter().find(|(n, _)| count <= *n).unwrap().1);
+        assert_eq!(
+            root.level,
+            [(1024, 0), (1 << 20, 1), (1 << 30, 2)].iter().find(|(n, _)| count <= *n).unwrap().1
+        );
         let leaves = pages.stored.values().map(|p| ExtentPage::decode(p).unwrap()).filter(|p| p.level == 0);
         let mut short = 0;
         let mut seen = 0;
@@ -289,7 +298,8 @@ fn pages_of_files_are_bounded() {
             writer.chunk(chunk, 100, &mut pages).unwrap();
         }
         writer.finish(&mut pages).unwrap();
-        let sizes: HashSet<usize> = pages.stored.values().map(|p| ExtentPage::decode(p).unwrap().items.len()).collect();
+        let sizes: HashSet<usize> =
+            pages.stored.values().map(|p| ExtentPage::decode(p).unwrap().items.len()).collect();
         assert!(sizes.contains(&expected), "{sizes:?}");
         assert!(sizes.iter().all(|n| *n <= expected), "{sizes:?}");
     }
@@ -312,13 +322,17 @@ fn impossible_pages_are_refused() {
     assert_eq!(refuse(&[&[1, 0, 2, 1, 1, 2, 1][..], &huge, &[1]].concat()), "too many extents");
     assert_eq!(refuse(&[&[1, 0][..], &huge].concat()), "count too large");
     // Lengths that overflow.
-    let page = ExtentPage { level: 0, items: [1, 2].map(|n| Item { len: u64::MAX - n, chunk: Some(chunk(n)) }).into() };
+    let page = ExtentPage {
+        level: 0,
+        items: [1, 2].map(|n| Item { len: u64::MAX - n, chunk: Some(chunk(n)) }).into(),
+    };
     assert_eq!(ExtentPage::decode(&join(&page.encode(), &page.chunks())), Err("extents too long"));
 }
 
 #[test]
 fn golden_extents() {
-    let item = |n: u64, len| Item { len, chunk: Some(ChunkRef { id: Id([n as u8; 32]), hint: Some(location(n)) }) };
+    let item =
+        |n: u64, len| Item { len, chunk: Some(ChunkRef { id: Id([n as u8; 32]), hint: Some(location(n)) }) };
     let hole = |len| Item { len, chunk: None };
     let leaf = ExtentPage {
         level: 0,
