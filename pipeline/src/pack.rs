@@ -41,6 +41,9 @@ pub const RECORD: usize = 46;
 /// Packs are finished when they reach this many bytes.
 pub const PACK_BYTES: u64 = 64 << 20;
 
+/// No pack is larger, whatever a repository's parameters say, which allow 256 MiB before the last chunk and the table.
+const MAX_PACK: u64 = 512 << 20;
+
 const MAGIC: &[u8; 8] = b"TWINDPAK";
 const END_MAGIC: &[u8; 8] = b"TWINDEND";
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{END_MAGIC, FORMAT, HEADER, Location, MAGIC, MAX_SLOTS, PACK_BYTES, PackName, RECORD, TRAILER};
+use super::{END_MAGIC, FORMAT, HEADER, Location, MAGIC, MAX_PACK, MAX_SLOTS, PackName, RECORD, TRAILER};
 use crate::error::{Error, Result};
 use crate::hash::{Hasher, Id, ObjectType};
 use crate::page;
@@ -134,7 +134,7 @@ impl Opener {
     pub async fn table(&mut self, store: &dyn Store, name: PackName, size: u64) -> Result<Vec<Placed>> {
         let object = name.key();
         let damaged = |what: &str| Error::damaged(object.clone(), what);
-        if size < (HEADER + TAG + TRAILER) as u64 || size > 2 * PACK_BYTES {
+        if size < (HEADER + TAG + TRAILER) as u64 || size > MAX_PACK {
             return Err(damaged("size is not that of a pack"));
         }
         let header = store.read(&object, 0..HEADER as u64).await?;
