@@ -9,5 +9,6 @@
 
 mod bed;
 mod block;
+mod golden;
 mod store;
 mod tree;
