@@ -94,6 +94,21 @@ fn a_tree_there_and_back_in_part_and_whole() {
     let note = bed.run(&["cat", "latest:deep/note.txt", "--volume", "tree"]);
     assert_eq!((note.code, note.stdout.as_str()), (0, "a note"), "{}", note.stderr);
 
+    // Read again, into another bundle, because another file came before it: still no difference in contents.
+    std::fs::write(tree.join("deep/before.txt"), "new").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+    std::fs::set_permissions(tree.join("deep/note.txt"), mode).unwrap();
+    let again = last(&bed.run(&[&["backup", source][..], &options].concat()).stdout);
+    let (one, two) = (made["snapshot"].as_str().unwrap(), again["snapshot"].as_str().unwrap());
+    let changes = bed.run(&["diff", one, two, "--json"]).stdout;
+    let changes = changes.lines().map(|line| serde_json::from_str(line).unwrap());
+    let changes: Vec<(Value, Value)> = changes
+        .map(|c: Value| (c["path"].clone(), c["change"].clone()))
+        .filter(|(p, _)| p.is_string())
+        .collect();
+    let expected = [("deep", "metadata"), ("deep/before.txt", "added"), ("deep/note.txt", "metadata")];
+    assert_eq!(changes, expected.map(|(path, change)| (path.into(), change.into())));
+
     let restore = |to: &str, more: &[&str]| {
         let target = bed.path(to);
         let words = ["restore", "latest", "--volume", "tree", "--target", target.to_str().unwrap()];
