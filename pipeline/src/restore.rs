@@ -211,7 +211,8 @@ impl<'a> Run<'a> {
             (Some(bytes), _) => bytes,
             (None, Some(cdc)) => cdc.max,
             (None, None) => crate::chunk::BLOCK_CHUNK,
-        } as usize;
+        }
+        .min(crate::pack::reader::MAX_CHUNK) as usize;
         let plan = plan(limits.memory, limits.workers, chunk)?;
         let config = IndexConfig {
             cache_dir: cache_dir.map(Path::to_owned),
@@ -223,6 +224,7 @@ impl<'a> Run<'a> {
         let loader = loader(runtime, repository, &index, progress);
         // Each worker holds one buffer while opening and the others until they are written.
         let buffers = (plan.write_bytes / chunk).clamp(2 * plan.workers, 256);
+        // Room for one frame of the largest size at least, or its fetch would wait for ever.
         let shared = fetch::Shared {
             store: Arc::clone(repository.store()),
             runtime: runtime.clone(),
@@ -234,7 +236,7 @@ impl<'a> Run<'a> {
             fetch_pace: Arc::new(Pace::new(limits.upload_rate.clone())),
             write_pace: Arc::new(Pace::new(limits.read_rate.clone())),
             fetched: Arc::new(Semaphore::new(
-                plan.fetch_bytes.max(16 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1),
+                plan.fetch_bytes.max(17 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1),
             )),
         };
         let damages = Damages::new(keep_going);

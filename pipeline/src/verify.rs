@@ -96,9 +96,10 @@ struct Packs {
 }
 
 impl Packs {
-    /// What is wrong with a place, if anything is known to be.
+    /// What is wrong with a chunk's place, if anything is known to be.
     fn fault(&self, at: &Location) -> Option<String> {
         match self.sizes.get(&at.pack) {
+            _ if !at.is_possible(ObjectType::Data) => Some("cannot hold a chunk where a page says".into()),
             None => Some("is missing".into()),
             Some(size) if u64::from(at.offset) + u64::from(at.stored) > *size => Some("is cut short".into()),
             Some(_) => self.bad.get(&(at.pack, at.slot)).cloned(),

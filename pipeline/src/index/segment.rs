@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::hash::{Id, ObjectType};
 use crate::pack::{Location, MAX_SLOTS, PackName, SessionId};
 use crate::seal::object::{self, ObjectClass};
-use crate::seal::{Codec, MasterKey, TAG};
+use crate::seal::{Codec, MasterKey};
 
 /// Most records of one segment: 3.5 MiB of plaintext for usual packs.
 pub const MAX_RECORDS: usize = 1 << 16;
@@ -158,8 +158,8 @@ impl Record {
 
     /// True when the frame can be in a pack of that shape.
     fn fits(&self, row: &PackRow) -> bool {
-        self.slot < row.frames
-            && self.stored as usize >= TAG
+        self.location(row.name).is_possible(self.kind)
+            && self.slot < row.frames
             && u64::from(self.offset) + u64::from(self.stored) <= row.size
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{END_MAGIC, HEADER, Location, MAGIC, MAX_SLOTS, PACK_BYTES, PackName, RECORD, TRAILER};
+use super::{END_MAGIC, FORMAT, HEADER, Location, MAGIC, MAX_PACK, MAX_SLOTS, PackName, RECORD, TRAILER};
 use crate::error::{Error, Result};
 use crate::hash::{Hasher, Id, ObjectType};
 use crate::page;
@@ -113,8 +113,7 @@ impl Opener {
         id: &Id,
         at: &Location,
     ) -> Result<Vec<u8>> {
-        let limit = if kind == ObjectType::Data { MAX_CHUNK } else { page::MAX_PAGE };
-        if at.length > limit || at.stored as usize > Compressor::bound(limit as usize) + TAG {
+        if !at.is_possible(kind) {
             return Err(Error::damaged_at(
                 at.pack.key(),
                 u64::from(at.offset),
@@ -135,7 +134,7 @@ impl Opener {
     pub async fn table(&mut self, store: &dyn Store, name: PackName, size: u64) -> Result<Vec<Placed>> {
         let object = name.key();
         let damaged = |what: &str| Error::damaged(object.clone(), what);
-        if size < (HEADER + TAG + TRAILER) as u64 || size > 2 * PACK_BYTES {
+        if size < (HEADER + TAG + TRAILER) as u64 || size > MAX_PACK {
             return Err(damaged("size is not that of a pack"));
         }
         let header = store.read(&object, 0..HEADER as u64).await?;
@@ -156,6 +155,10 @@ impl Opener {
             store.read(&object, start..end).await?.to_vec()
         };
         let end = size - (TRAILER + length) as u64;
+        let format = u16::from_le_bytes([header[8], header[9]]);
+        if &header[..8] == MAGIC && format != FORMAT {
+            return Err(damaged(&format!("pack format {format} is not known to this version")));
+        }
         let key = PackKey::derive(&self.master, self.epoch, name)?;
         let fits = &header[..8] == MAGIC
             && header[16..32] == name.id
@@ -184,7 +187,11 @@ fn decode_table(pack: PackName, table: &[u8], end: u64) -> Result<Vec<Placed>, &
         }
         next += u64::from(stored);
         let slot = u32::try_from(slot).map_err(|_| "slots")?;
-        placed.push((kind, Id(*id), Location { pack, slot, offset, stored, length, codec }));
+        let at = Location { pack, slot, offset, stored, length, codec };
+        if !at.is_possible(kind) {
+            return Err("impossible frame");
+        }
+        placed.push((kind, Id(*id), at));
     }
     if next == end { Ok(placed) } else { Err("frames do not end at the table") }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{MAX_PAGE, Malformed};
+use super::Malformed;
 use crate::entry::ChunkRef;
 use crate::error::{Error, Result};
 use crate::hash::{Id, ObjectType};
@@ -11,7 +11,6 @@ use crate::index::Index;
 use crate::pack::Location;
 use crate::pack::reader::Opener;
 use crate::progress::Progress;
-use crate::seal::{Compressor, TAG};
 use crate::store::Store;
 
 /// Bytes of decoded pages kept. A walk needs one page of each level again and again.
@@ -98,7 +97,7 @@ impl PageLoader {
     }
 
     fn fetch_at(&self, kind: ObjectType, id: &Id, at: &Location) -> Result<Vec<u8>> {
-        if at.length > MAX_PAGE || at.stored as usize > Compressor::bound(MAX_PAGE as usize) + TAG {
+        if !at.is_possible(kind) {
             return Err(Error::damaged_at(
                 at.pack.key(),
                 u64::from(at.offset),

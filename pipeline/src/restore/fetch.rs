@@ -18,7 +18,7 @@ use crate::hash::ObjectType;
 use crate::index::Index;
 use crate::io::Pool;
 use crate::limits::Pace;
-use crate::pack::reader::{MAX_CHUNK, Opener};
+use crate::pack::reader::Opener;
 use crate::page::load::{PageLoader, is_lost};
 use crate::progress::{Progress, Station};
 use crate::store::Store;
@@ -228,9 +228,6 @@ impl<T: Send + 'static> Deliveries<T> {
 
     fn open(&self, opener: &mut Opener, frame: &Frame<T>, stored: &[u8]) -> Result<Bytes> {
         let length = frame.at.length as usize;
-        if frame.at.length > MAX_CHUNK {
-            return Err(Error::damaged(frame.at.pack.key(), "length beyond the format's bounds"));
-        }
         if length <= self.shared.pool.buffer_size() {
             let mut buf = self.shared.pool.take();
             buf.set_len(length);

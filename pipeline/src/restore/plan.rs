@@ -71,7 +71,9 @@ impl<T> Planner<T> {
             frame.to.push(to);
             return Ok(self.is_full());
         }
-        let Some(at) = chunk.hint.or_else(|| self.index.find(ObjectType::Data, &chunk.id)) else {
+        let possible = |at: &Location| at.is_possible(ObjectType::Data);
+        let hint = chunk.hint.filter(possible);
+        let Some(at) = hint.or_else(|| self.index.find(ObjectType::Data, &chunk.id).filter(possible)) else {
             return Err(Unknown(to));
         };
         self.by_id.insert(chunk.id, self.frames.len());

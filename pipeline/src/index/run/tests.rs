@@ -28,9 +28,9 @@ fn location(pack_number: u32, slot: u32) -> Location {
     Location {
         pack: pack(pack_number),
         slot,
-        offset: slot * 100,
+        offset: 64 + slot * 100,
         stored: 99,
-        length: 80 + slot,
+        length: 100 + slot,
         codec: Codec::Zstd,
     }
 }

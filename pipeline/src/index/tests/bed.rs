@@ -211,7 +211,7 @@ pub(super) fn chunk(pack: u64, n: u64) -> (ObjectType, Id, Location) {
     let at = Location {
         pack: PackName { id, session: session_id(pack) },
         slot: (n % 16_000) as u32,
-        offset: (n % 16_000) as u32 * 200,
+        offset: 64 + (n % 16_000) as u32 * 200,
         stored: 200,
         length: 184,
         codec: Codec::Raw,
