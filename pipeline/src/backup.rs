@@ -14,6 +14,7 @@
 //! the index and uses again.
 
 mod block;
+mod commit;
 mod parent;
 mod readahead;
 mod repair;
@@ -22,6 +23,8 @@ mod tree;
 mod work;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,19 +39,17 @@ use crate::gc;
 use crate::index::{Index, IndexConfig, MAX_RECORDS, SyncReport};
 use crate::io::{EngineChoice, Pool, Probe, probe};
 use crate::limits::{BLOCK_READ, FILE_READ, Limits, Plan, plan};
-use crate::manifest::{Counts, Manifest, SkippedItem, SourceInfo, Statistics, VolumeKind, VolumeName};
+use crate::manifest::{Counts, Manifest, SkippedItem, Statistics, VolumeKind, VolumeName};
 use crate::pack::upload::Uploads;
 use crate::pack::{Class, SessionId};
 use crate::page::entries::{EntryWriter, boundary_key};
+use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress, Skipped};
 use crate::repository::{CdcSizes, Repository};
 use crate::seal::Level;
-use crate::session::{
-    Checkpoint, Committed, Leftover, OpenUpload, Outcome, Session, abort_uploads, host_name, leftovers,
-    supersede,
-};
+use crate::session::{Checkpoint, Leftover, OpenUpload, Session, abort_uploads, host_name, leftovers};
 use crate::source::block::BlockSource;
-use crate::source::tree::{ExcludeSet, TreeOptions};
+use crate::source::tree::TreeOptions;
 use parent::Parent;
 pub(crate) use parent::loader;
 use readahead::ReadAhead;
@@ -86,7 +87,7 @@ pub struct BackupOptions {
     /// Parent snapshot.
     pub parent: ParentChoice,
     /// What to leave out of a tree.
-    pub excludes: ExcludeSet,
+    pub excludes: Patterns,
     /// Read a device although it is mounted read-write; recorded in the manifest.
     pub live: bool,
     /// Do everything but write to the store.
@@ -477,7 +478,12 @@ impl<'a> Run<'a> {
                 self.progress.expect_total(source.size());
                 driver.read(source, reads)
             }
-            _ => driver.read_stream(std::io::stdin().lock(), source.path(), reads),
+            _ => {
+                // Past the buffer of `std::io::Stdin`: what sits in there is invisible to who waits for more.
+                let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+                let stdin = stdin.map_err(|e| Error::source_io(source.path(), "cannot open", e))?;
+                driver.read_stream(&File::from(stdin), source.path(), reads)
+            }
         }
     }
 
@@ -519,102 +525,6 @@ impl<'a> Run<'a> {
                 let _ = session.checkpoint(&checkpoint).await;
                 let _ = session.tick().await;
             }
-        }
-    }
-
-    /// Commits what was transferred, or leaves the session so that the next run goes on from it.
-    fn settle(mut self, transferred: Result<(PageRef, u64)>, source: &Opened) -> Result<BackupReport> {
-        let Some(session) = self.session.clone() else {
-            let (root, size) = transferred?;
-            let manifest = self.manifest(root, size, source);
-            return Ok(self.report(None, &manifest));
-        };
-        let committed = transferred.and_then(|(root, size)| {
-            self.progress.check()?;
-            self.runtime.block_on(async {
-                self.index.flush().await?;
-                session.commit(self.manifest(root, size, source)).await
-            })
-        });
-        match committed {
-            Ok(Committed::Done(manifest)) => {
-                for leftover in self.leftovers.iter().filter(|l| l.is_over()) {
-                    // Their packs are safe now, in this snapshot or in the index. Next time is soon enough too.
-                    let _ = self.runtime.block_on(supersede(self.repository, leftover));
-                }
-                Ok(self.report(Some(manifest.clone()), &manifest))
-            }
-            Ok(Committed::Overtaken(_)) => {
-                let _ = self.runtime.block_on(session.end(Outcome::Failed));
-                Err(Error::Conflict("packs that this run used again were condemned meanwhile".into()))
-            }
-            Err(error) => {
-                let outcome = match error {
-                    Error::Cancelled => Outcome::Cancelled,
-                    _ => Outcome::Failed,
-                };
-                // What is durable shall be found by the next run; the error that ended this one is what matters.
-                let index = Arc::clone(&self.index);
-                let _ = self.runtime.block_on(async move {
-                    index.flush().await?;
-                    session.end(outcome).await
-                });
-                self.warnings.clear();
-                Err(error)
-            }
-        }
-    }
-
-    fn manifest(&self, root: PageRef, size: u64, source: &Opened) -> Box<Manifest> {
-        let kind = source.kind();
-        let mut manifest = Manifest::new(self.volume.clone(), kind, Some(root), size);
-        let count = |c| self.progress.get(c);
-        manifest.parent = self.parent.manifest.as_ref().map(|m| m.id);
-        manifest.block_chunk = (kind == VolumeKind::Block).then_some(self.chunk);
-        manifest.cdc = (kind == VolumeKind::Tree).then_some(self.repository.config().parameters.cdc);
-        manifest.counts = Counts {
-            files: count(Counter::Files),
-            directories: count(Counter::Directories),
-            others: count(Counter::Others),
-            mounts: count(Counter::Mounts),
-        };
-        manifest.source = SourceInfo {
-            path: std::os::unix::ffi::OsStrExt::as_bytes(source.path().as_os_str()).to_vec().into(),
-            host: host_name(),
-            live: self.options.live,
-            engine: self.engine.kind.to_string(),
-        };
-        manifest.tags = self.options.tags.clone();
-        manifest.skipped = count(Counter::Skips);
-        manifest.skipped_items = self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        manifest.statistics = Statistics {
-            read: count(Counter::Read),
-            holes: count(Counter::Holes),
-            reused: count(Counter::Reused),
-            new: count(Counter::New),
-            stored: count(Counter::Stored),
-            uploaded: count(Counter::Uploaded),
-            chunks_new: count(Counter::ChunksNew),
-            chunks_reused: count(Counter::ChunksReused),
-            packs: count(Counter::Packs),
-            files_unchanged: count(Counter::FilesUnchanged),
-            wall_ms: u64::try_from(self.progress.elapsed().as_millis()).unwrap_or(u64::MAX),
-        };
-        manifest.privileged_metadata = self.options.privileged;
-        manifest.local_started_ms = self.local_started_ms;
-        Box::new(manifest)
-    }
-
-    fn report(self, committed: Option<Box<Manifest>>, manifest: &Manifest) -> BackupReport {
-        BackupReport {
-            volume: self.volume,
-            parent: manifest.parent,
-            engine: self.engine,
-            warnings: self.warnings,
-            skipped: manifest.skipped,
-            counts: manifest.counts,
-            statistics: manifest.statistics,
-            manifest: committed,
         }
     }
 }

@@ -33,9 +33,9 @@ use crate::limits::{Limits, Pace, Plan, plan};
 use crate::manifest::{Manifest, SnapshotKey, VolumeKind};
 use crate::pack::reader::Opener;
 use crate::page::load::PageLoader;
+use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress};
 use crate::repository::Repository;
-use crate::source::tree::ExcludeSet;
 
 /// Where to restore to.
 pub enum Target {
@@ -62,7 +62,7 @@ pub struct RestoreOptions {
     /// Only what is below this path of a tree (without leading `/`); empty for everything.
     pub subtree: Vec<u8>,
     /// Only what matches, when not empty. Directories above it are made as needed.
-    pub includes: ExcludeSet,
+    pub includes: Patterns,
     /// Replace what is there.
     pub overwrite: bool,
     /// Go on after damage; what is lost is in the report.

@@ -24,8 +24,8 @@ use crate::error::{Error, FirstError, Result};
 use crate::manifest::Manifest;
 use crate::page::load::is_lost;
 use crate::page::walk::{EntryWalk, ExtentWalk, Lost};
+use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress};
-use crate::source::tree::ExcludeSet;
 
 /// Files that are open at the same time, at most: below the usual limit of 1,024 descriptors with room for the rest.
 const OPEN_FILES: usize = 256;
@@ -34,7 +34,7 @@ const OPEN_FILES: usize = 256;
 #[derive(Debug)]
 pub(super) struct Select {
     pub(super) subtree: Vec<u8>,
-    pub(super) includes: ExcludeSet,
+    pub(super) includes: Patterns,
 }
 
 impl Select {
@@ -62,7 +62,7 @@ impl Select {
         let path = &entry.path;
         let directory = matches!(entry.kind, EntryKind::Directory { .. });
         let above = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(n, _)| &path[..n]);
-        self.includes.excludes(path, directory) || above.into_iter().any(|p| self.includes.excludes(p, true))
+        self.includes.matches(path, directory) || above.into_iter().any(|p| self.includes.matches(p, true))
     }
 }
 

@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use tradewind_pipeline::patterns::Patterns;
 use tradewind_pipeline::restore::RestoreOptions;
-use tradewind_pipeline::source::tree::ExcludeSet;
 
 use crate::bed::{Bed, engines, noise};
 
@@ -99,7 +99,7 @@ fn a_part_is_restored_alone() {
     assert_eq!(picture(&source.join("many/deep")), picture(&subtree));
 
     let chosen = bed.path("chosen");
-    let includes = ExcludeSet::new(["many/file-00?", "medium"]).unwrap();
+    let includes = Patterns::new(["many/file-00?", "medium"]).unwrap();
     let options = RestoreOptions { includes, ..bed.restore_options(&chosen) };
     bed.restore_with(&manifest, options).unwrap();
     let found: Vec<String> = picture(&chosen).into_keys().collect();
@@ -109,7 +109,7 @@ fn a_part_is_restored_alone() {
     assert_eq!(found, expected);
 
     let nothing = bed.path("nothing");
-    let includes = ExcludeSet::new(["no-such-file"]).unwrap();
+    let includes = Patterns::new(["no-such-file"]).unwrap();
     assert!(
         bed.restore_with(&manifest, RestoreOptions { includes, ..bed.restore_options(&nothing) }).is_err()
     );

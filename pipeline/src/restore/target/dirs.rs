@@ -80,16 +80,19 @@ impl Directories {
         let mut cache = self.lock();
         cache.clock += 1;
         let clock = cache.clock;
-        let mut end = path.len();
-        loop {
-            if let Some((dir, used)) = cache.dirs.get_mut(&path[..end]) {
+        if let Some((dir, used)) = cache.dirs.get_mut(path) {
+            *used = clock;
+            return (Arc::clone(dir), &[]);
+        }
+        // Looking at all of the few is cheaper than hashing every ancestor of a path of thousands of bytes.
+        let above =
+            cache.dirs.iter_mut().filter(|(dir, _)| is_above(dir, path)).max_by_key(|(dir, _)| dir.len());
+        match above {
+            Some((above, (dir, used))) => {
                 *used = clock;
-                return (Arc::clone(dir), path.get(end + 1..).unwrap_or_default());
+                (Arc::clone(dir), &path[above.len() + 1..])
             }
-            match path[..end].iter().rposition(|b| *b == b'/') {
-                Some(slash) => end = slash,
-                None => return (Arc::clone(&self.root), path),
-            }
+            None => (Arc::clone(&self.root), path),
         }
     }
 
@@ -97,6 +100,11 @@ impl Directories {
     pub(super) fn forget(&self, path: &[u8]) {
         self.lock().dirs.remove(path);
     }
+}
+
+/// True when `path` is below the directory at `above`.
+fn is_above(above: &[u8], path: &[u8]) -> bool {
+    path.get(above.len()) == Some(&b'/') && path.starts_with(above)
 }
 
 /// Where the first name ends.
