@@ -4,7 +4,8 @@
 //! or forbidden, we go name by name and follow no link. A few directories stay open: paths come in tree order, so
 //! most of them are in a directory that was used just before, and a path may be longer than the system allows.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,7 +27,9 @@ pub(super) struct Directories {
 
 #[derive(Debug, Default)]
 struct Cache {
-    dirs: HashMap<Vec<u8>, (Arc<OwnedFd>, u64)>,
+    /// In order, so that the nearest one above a path is found by comparing: hashing every path above a deep one costs
+    /// its depth times its length.
+    dirs: BTreeMap<Vec<u8>, (Arc<OwnedFd>, u64)>,
     clock: u64,
 }
 
@@ -80,17 +83,20 @@ impl Directories {
         let mut cache = self.lock();
         cache.clock += 1;
         let clock = cache.clock;
-        let mut end = path.len();
-        loop {
-            if let Some((dir, used)) = cache.dirs.get_mut(&path[..end]) {
+        let mut end = Some(path.len());
+        while let Some(most) = end {
+            let up_to = (Bound::Unbounded, Bound::Included(&path[..most]));
+            let Some((open, (dir, used))) = cache.dirs.range_mut::<[u8], _>(up_to).next_back() else { break };
+            let common = path.iter().zip(open).take_while(|(a, b)| a == b).count();
+            let ends_here = path.get(common).is_none_or(|b| *b == b'/');
+            if common == open.len() && ends_here {
                 *used = clock;
-                return (Arc::clone(dir), path.get(end + 1..).unwrap_or_default());
+                return (Arc::clone(dir), path.get(common + 1..).unwrap_or_default());
             }
-            match path[..end].iter().rposition(|b| *b == b'/') {
-                Some(slash) => end = slash,
-                None => return (Arc::clone(&self.root), path),
-            }
+            // What is above the path and before this one in order has no more in common with the path than this one.
+            end = if ends_here { Some(common) } else { path[..common].iter().rposition(|b| *b == b'/') };
         }
+        (Arc::clone(&self.root), path)
     }
 
     /// A directory at `path` was removed.
@@ -125,6 +131,40 @@ fn step(dir: impl AsFd, path: &[u8], beneath: bool) -> rustix::io::Result<OwnedF
             // Somebody renames in the tree; the kernel asks for another try.
             Err(Errno::INTR | Errno::AGAIN) => {}
             opened => return opened,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_open_directory_is_the_longest_above() {
+        let top = tempfile::tempdir().unwrap();
+        let open = |path: &str| OwnedFd::from(std::fs::File::open(top.path().join(path)).unwrap());
+        let dirs = Directories::new(open(""));
+        let paths = ["a", "a/b", "a/b/c", "a/b-", "a/b-/c", "a/b0", "ab", "b/c/d/e", "a/b/c/d/e/f"];
+        for path in paths {
+            std::fs::create_dir_all(top.path().join(path)).unwrap();
+        }
+        // Each set of those that are open, and each path that is asked for.
+        for set in 0..1u32 << paths.len() {
+            dirs.lock().dirs.clear();
+            let chosen: Vec<_> = (0..paths.len()).filter(|n| set >> n & 1 == 1).map(|n| paths[n]).collect();
+            let fd = Arc::new(open(""));
+            for path in &chosen {
+                dirs.lock().dirs.insert(path.as_bytes().to_vec(), (Arc::clone(&fd), 0));
+            }
+            for asked in ["a", "a/b", "a/b/c", "a/b/c/d", "a/b-/c/x", "a/b0/c", "a/a", "ab/c", "b/c/d/e", "c"]
+            {
+                let above = |p: &&&str| asked == **p || asked.starts_with(&format!("{p}/"));
+                let rest = match chosen.iter().filter(above).max_by_key(|p| p.len()) {
+                    Some(best) => asked.strip_prefix(best).unwrap().trim_start_matches('/'),
+                    None => asked,
+                };
+                assert_eq!(dirs.nearest(asked.as_bytes()).1, rest.as_bytes(), "{asked} in {chosen:?}");
+            }
         }
     }
 }
