@@ -12,7 +12,7 @@ SLACK=32
 ROWS=()
 
 [ -x /usr/bin/time ] || fail "/usr/bin/time is missing: run tests/setup.sh packages"
-[ -x "$TOOLS/foreign-index" ] || fail "foreign-index is not in $TOOLS: cargo build -p tradewind-tests --bins"
+[ -x "$TOOLS/foreign-index" ] || fail "foreign-index is not in $TOOLS: cargo build --workspace --bins"
 RUNNER=(/usr/bin/time -v -o "$W/time")
 
 make_source() { # CASE
