@@ -39,7 +39,9 @@ use crate::gc;
 use crate::index::{Index, IndexConfig, MAX_RECORDS, SyncReport};
 use crate::io::{EngineChoice, Pool, Probe, probe};
 use crate::limits::{BLOCK_READ, FILE_READ, Limits, Plan, plan};
-use crate::manifest::{Counts, Manifest, SkippedItem, Statistics, VolumeKind, VolumeName, catalog};
+use crate::manifest::{
+    self, Commit, Counts, Manifest, SkippedItem, SnapshotKey, Statistics, VolumeKind, VolumeName, catalog,
+};
 use crate::pack::upload::Uploads;
 use crate::pack::{Class, SessionId};
 use crate::page::entries::{EntryWriter, boundary_key};
@@ -132,7 +134,7 @@ pub struct BackupReport {
 }
 
 /// Skipped items that go into the manifest.
-const SKIPPED_KEPT: usize = crate::manifest::MAX_SKIPPED_ITEMS;
+const SKIPPED_KEPT: usize = manifest::MAX_SKIPPED_ITEMS;
 
 /// Threads that look at files ahead of the driver. More than the CPUs, because they wait for the disk.
 const PREFETCH: usize = 8;
@@ -268,14 +270,14 @@ impl<'a> Run<'a> {
             Some(session) => runtime.block_on(clear_leftovers(repository, &volume, session.id()))?,
         };
         let generation = session.as_ref().map_or(0, |s| s.generation());
-        let committed = match session {
-            Some(_) => runtime.block_on(catalog::ids(repository))?,
+        let decided = match session {
+            Some(_) => runtime.block_on(catalog::decided(repository))?,
             None => Vec::new(),
         };
         let (index, report) = runtime.block_on(open_index(
             repository,
             session.as_ref().map(|s| s.id()),
-            &committed,
+            &decided,
             &IndexConfig {
                 cache_dir: options.cache_dir.clone(),
                 filter_bytes: plan.filter_bytes,
@@ -549,25 +551,31 @@ fn join(pages: std::thread::ScopedJoinHandle<'_, Result<PageRef>>, failure: &Fir
     }
 }
 
-/// Opens the index for reading, or for writing as `session`, without the packs that a collector has condemned. Segments
-/// that `committed` sessions must have written are looked for.
+/// Opens the index for reading, or for writing as `session`, without the packs that a collector has condemned. Of the
+/// sessions of `decided`, those that committed must have a last segment.
 pub(crate) async fn open_index(
     repository: &Repository,
     session: Option<SessionId>,
-    committed: &[SessionId],
+    decided: &[SnapshotKey],
     config: &IndexConfig,
 ) -> Result<(Index, SyncReport)> {
     let store = Arc::clone(repository.store());
-    let (index, report) = Index::open(
+    let sessions: Vec<SessionId> = decided.iter().map(|at| at.id).collect();
+    let (index, mut report) = Index::open(
         store,
         repository.master(),
         repository.epoch(),
         &repository.id().0,
         session,
-        committed,
+        &sessions,
         config.clone(),
     )
     .await?;
+    for at in decided.iter().filter(|at| report.endless.contains(&at.id)) {
+        if !matches!(manifest::read(repository, *at).await, Ok(Some(Commit::Tombstone(_)) | None)) {
+            report.missing.push(format!("index/*/{}-*.end", at.id));
+        }
+    }
     if session.is_some() {
         let mut condemned = Vec::new();
         gc::visit_unusable(repository, 0, &mut |pack| condemned.push(pack)).await?;
