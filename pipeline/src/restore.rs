@@ -141,6 +141,10 @@ impl Damages {
         Ok(())
     }
 
+    fn is_empty(&self) -> bool {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     fn take(&self) -> Vec<Damage> {
         let mut list = std::mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner));
         list.sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));

@@ -12,7 +12,7 @@ use crate::pack::Location;
 use crate::pack::reader::Opener;
 use crate::progress::Progress;
 use crate::seal::{Compressor, TAG};
-use crate::store::Store;
+use crate::store::{Store, StoreErrorKind};
 
 /// Bytes of decoded pages kept. A walk needs one page of each level again and again.
 const CACHE_BYTES: usize = 4 << 20;
@@ -107,7 +107,13 @@ impl PageLoader {
         }
         let start = u64::from(at.offset);
         let range = start..start + u64::from(at.stored);
-        let stored = self.runtime.block_on(self.store.read(&at.pack.key(), range))?;
+        let stored = self.runtime.block_on(self.store.read(&at.pack.key(), range));
+        let stored = stored.map_err(|error| match error.kind {
+            // A snapshot names this place: that it is gone is damage, not the store's failure.
+            StoreErrorKind::NotFound => Error::damaged_at(at.pack.key(), start, "is missing"),
+            StoreErrorKind::OutOfRange => Error::damaged_at(at.pack.key(), start, "is cut short"),
+            _ => Error::from(error),
+        })?;
         let mut out = vec![0; at.length as usize];
         let mut opener = self.opener.lock().unwrap_or_else(PoisonError::into_inner);
         opener.open(kind, id, at, &stored, &mut out)?;

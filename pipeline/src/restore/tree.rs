@@ -224,7 +224,8 @@ impl Planner<'_> {
             }
             self.create(entry)?;
         }
-        if !self.found {
+        // Whatever was asked for may have been in what is lost; the damage is noted then.
+        if !self.found && self.run.damages.is_empty() {
             return Err(Error::Usage("nothing in the snapshot matches what was asked for".into()));
         }
         self.fetcher.flush()
