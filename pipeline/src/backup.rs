@@ -279,7 +279,8 @@ impl<'a> Run<'a> {
         warnings.extend(index_warnings(&report));
         let index = Arc::new(index);
         if session.is_some() {
-            runtime.block_on(repair::repair(repository, &index, &report, &mut warnings))?;
+            let root = parent.manifest.as_ref().and_then(|m| Some((m.kind, m.root?)));
+            runtime.block_on(repair::repair(repository, &index, &report, root, &mut warnings))?;
         }
         let skipped = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&skipped);

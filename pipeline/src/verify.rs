@@ -6,7 +6,7 @@
 
 mod packs;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ use crate::page::load::{PageLoader, is_lost};
 use crate::page::walk::{EntryWalk, ExtentWalk};
 use crate::progress::Progress;
 use crate::repository::Repository;
+use crate::session::damaged_records;
 
 /// How much to read.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -136,6 +137,12 @@ pub fn run(
 
     let mut packs = Packs { sizes: runtime.block_on(packs::list(repository))?, ..Packs::default() };
     report.packs = packs.sizes.len() as u64;
+    runtime.block_on(unindexed(&index, &snapshots, &mut report))?;
+    if options.mode == Mode::ReadData {
+        for (key, why) in runtime.block_on(damaged_records(repository))? {
+            report.damages.push(whole(None, key, why));
+        }
+    }
     packs::read(runtime, repository, options.mode, plan.workers, progress, &mut packs, &mut report)?;
 
     let index = Arc::new(index);
@@ -179,6 +186,35 @@ async fn manifests(
         }
     }
     Ok(snapshots)
+}
+
+/// Packs of committed snapshots that no index segment names: a segment was taken away. Nobody misses anything but the
+/// next writer, who would store the chunks again. Other packs may be of runs that are going on.
+async fn unindexed(index: &Index, snapshots: &[Box<Manifest>], report: &mut VerifyReport) -> Result<()> {
+    let mut sessions: Vec<SessionId> = snapshots.iter().map(|s| s.id).collect();
+    sessions.sort_unstable();
+    let mut lost: BTreeMap<SessionId, (u64, PackName)> = BTreeMap::new();
+    let mut uncovered = index.uncovered().await?;
+    // What does not open was reported when the index was opened, with what it names.
+    let damaged = !uncovered.damaged.is_empty();
+    loop {
+        let found = uncovered.next().await?;
+        if found.is_empty() || damaged {
+            break;
+        }
+        for (pack, _) in found.into_iter().filter(|(pack, _)| sessions.binary_search(&pack.session).is_ok()) {
+            lost.entry(pack.session).or_insert((0, pack)).0 += 1;
+        }
+    }
+    for (session, (packs, example)) in lost {
+        let why = format!(
+            "names {packs} packs of this snapshot nowhere, such as {}: a segment is missing; the next backup of its \
+             volume rebuilds it from the packs",
+            example.key()
+        );
+        report.damages.push(whole(Some(session), "index".into(), why));
+    }
+    Ok(())
 }
 
 fn whole(snapshot: Option<SessionId>, object: String, why: String) -> Damage {

@@ -9,5 +9,6 @@
 
 mod bed;
 mod block;
+mod damage;
 mod store;
 mod tree;
