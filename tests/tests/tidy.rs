@@ -370,6 +370,15 @@ fn the_flow_is_the_same_everywhere() {
 }
 
 #[test]
+fn scripts_can_be_run() {
+    use std::os::unix::fs::PermissionsExt as _;
+    // `lib.sh` is sourced; it has a first line for editors only.
+    let scripts = sources().into_iter().filter(|s| s.text.starts_with("#!") && s.path != "tests/lib.sh");
+    let mode = |path: &str| fs::metadata(root().join(path)).unwrap().permissions().mode();
+    none("begins with #! and is not executable", scripts.map(|s| s.path).filter(|p| mode(p) & 0o100 == 0));
+}
+
+#[test]
 fn documents_name_what_exists() {
     let root = root();
     let mut paths = Vec::new();
