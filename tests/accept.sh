@@ -41,10 +41,10 @@ tools=${binary:+$(dirname "$binary")}
 if [ -z "$binary" ] || ! [ -x "$tools/s3-proxy" ] || ! [ -x "$tools/foreign-index" ]; then
     profile=${quick:+dev}
     profile=${profile:-release}
-    packages=(-p tradewind-tests)
-    [ -n "$binary" ] || packages+=(-p tradewind-mover)
-    log "building (cargo build --profile $profile ${packages[*]})"
-    (cd "$TW_REPO" && cargo build --quiet --profile "$profile" "${packages[@]}" --bins) || fail "the build failed"
+    # All of the workspace, as everywhere: for one package alone dependencies get other features and are built again.
+    build=(cargo build --locked --profile "$profile" --workspace --bins)
+    log "building (${build[*]})"
+    (cd "$TW_REPO" && "${build[@]}") || fail "the build failed"
     tools=$(cd "$TW_REPO" && cargo metadata --format-version 1 --no-deps --offline |
         python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/${profile/dev/debug}
     binary=${binary:-$tools/tradewind}
@@ -60,15 +60,27 @@ report=$out/report.md
         "$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo) of memory; user $(id -un)"
 } >"$report"
 
+# A script that hangs is a failure, not a run that somebody has to stop. Stopped, it takes its script along.
+limit=21600 running=''
+[ -z "$quick" ] || limit=900
+before_cleanup() { [ -z "$running" ] || { kill -TERM "$running" && wait "$running"; } || true; }
+
 failed=0 started=$SECONDS table=''
 for line in ${only//,/ }; do
     script=${SCRIPT[$line]:-}
     [ -n "$script" ] || fail "there is no line '$line' (${!SCRIPT[*]})"
     name=${script%.*} began=$SECONDS status=0
     log "$name${quick:+ --quick} ..."
-    "$TW_REPO/tests/accept/$script" $quick --binary "$binary" --tools "$tools" \
-        > >(tee "$out/$name.out") 2> >(tee "$out/$name.err" >&2) || status=$?
-    wait
+    # Into files, shown from there: were it a pipe, whatever a script left running could hold it open for ever.
+    timeout --kill-after=60 "$limit" "$TW_REPO/tests/accept/$script" $quick --binary "$binary" --tools "$tools" \
+        </dev/null >"$out/$name.out" 2>"$out/$name.err" &
+    running=$!
+    tail --quiet --follow --lines=+1 --sleep-interval=0.2 --pid=$running "$out/$name.out" "$out/$name.err" &
+    shown=$!
+    wait "$running" || status=$?
+    running=''
+    wait "$shown" || true
+    case $status in 124 | 137) log "$name did not end within $limit s" ;; esac
     # A script that died half-way has no last line with its sums; it must not look as if all had passed.
     sums=$(grep -m1 '^# .* ok, .* FAIL, .* SKIP' "$out/$name.out" || echo "# $name: did not come to its end")
     if [ $status != 0 ] || [[ $sums == *"not come to its end"* ]]; then failed=1; fi

@@ -25,7 +25,8 @@ for command in "${needed[@]}"; do
 done
 have cargo || fail "cargo is missing: install Rust first (rustup)"
 log "building for release, without tests (a few minutes the first time)"
-cargo build --release --locked --package tradewind-mover
+# For the whole workspace, as everywhere: for one package alone dependencies get other features and are built again.
+cargo build --release --locked --workspace --bin tradewind
 tradewind=${CARGO_TARGET_DIR:-$TW_REPO/target}/release/tradewind
 
 trap 'log "stopped at line $LINENO of $0: $BASH_COMMAND"' ERR

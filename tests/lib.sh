@@ -161,9 +161,11 @@ tw_sweep() {
 
 TW_OWNER=$$
 TW_WORK=$TW_TMP/tradewind-test.$$.$RANDOM$RANDOM
+# Whoever sources this may define before_cleanup: what must have ended before its directory goes.
 tw_exit() {
     local status=$?
     trap - EXIT
+    if declare -F before_cleanup >/dev/null; then before_cleanup || status=1; fi
     cleanup || status=1
     exit $status
 }

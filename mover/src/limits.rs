@@ -43,6 +43,21 @@ impl Limits {
     }
 }
 
+/// Keeps memory to what is used. Where every large allocation gets huge pages unasked, the few kilobytes in use of each
+/// would count in full, so this process has none then. Otherwise only buffers ask for them, which are used whole.
+pub(crate) fn apply() {
+    let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    if unasked(&enabled.unwrap_or_default()) {
+        // A hint: where it is not allowed, more memory is resident than was meant.
+        let _ = rustix::thread::disable_transparent_huge_pages(true);
+    }
+}
+
+/// "[always] madvise never", the setting in force in brackets.
+fn unasked(enabled: &str) -> bool {
+    enabled.contains("[always]")
+}
+
 /// Processors that this process may use: the standard library minds affinity and the quotas of both cgroup versions.
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -98,6 +113,18 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
     use super::*;
+
+    #[test]
+    fn huge_pages_are_refused_where_they_come_unasked() {
+        assert!(unasked("[always] madvise never\n"));
+        assert!(!unasked("always [madvise] never\n"));
+        assert!(!unasked(""));
+        // What the call does, whatever is set here.
+        assert!(!rustix::thread::transparent_huge_pages_are_disabled().unwrap());
+        rustix::thread::disable_transparent_huge_pages(true).unwrap();
+        assert!(rustix::thread::transparent_huge_pages_are_disabled().unwrap());
+        rustix::thread::disable_transparent_huge_pages(false).unwrap();
+    }
 
     fn hierarchy(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();

@@ -21,6 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     harden::apply();
+    limits::apply();
     match args::parse(std::env::args_os()) {
         Ok(cli) => commands::run(&cli),
         Err(stopped) => stopped.show(),

@@ -39,7 +39,7 @@ use crate::gc;
 use crate::index::{Index, IndexConfig, MAX_RECORDS, SyncReport};
 use crate::io::{EngineChoice, Pool, Probe, probe};
 use crate::limits::{BLOCK_READ, FILE_READ, Limits, Plan, plan};
-use crate::manifest::{Counts, Manifest, SkippedItem, Statistics, VolumeKind, VolumeName};
+use crate::manifest::{Counts, Manifest, SkippedItem, Statistics, VolumeKind, VolumeName, catalog};
 use crate::pack::upload::Uploads;
 use crate::pack::{Class, SessionId};
 use crate::page::entries::{EntryWriter, boundary_key};
@@ -215,6 +215,7 @@ struct Run<'a> {
     read_bytes: usize,
     chunk: u32,
     index: Arc<Index>,
+    index_rebuilt: bool,
     failure: Arc<FirstError>,
     flush: Arc<tokio::sync::Notify>,
     warnings: Vec<String>,
@@ -267,9 +268,14 @@ impl<'a> Run<'a> {
             Some(session) => runtime.block_on(clear_leftovers(repository, &volume, session.id()))?,
         };
         let generation = session.as_ref().map_or(0, |s| s.generation());
+        let committed = match session {
+            Some(_) => runtime.block_on(catalog::ids(repository))?,
+            None => Vec::new(),
+        };
         let (index, report) = runtime.block_on(open_index(
             repository,
             session.as_ref().map(|s| s.id()),
+            &committed,
             &IndexConfig {
                 cache_dir: options.cache_dir.clone(),
                 filter_bytes: plan.filter_bytes,
@@ -279,9 +285,10 @@ impl<'a> Run<'a> {
         ))?;
         warnings.extend(index_warnings(&report));
         let index = Arc::new(index);
-        if session.is_some() {
-            runtime.block_on(repair::repair(repository, &index, &report, &mut warnings))?;
-        }
+        let index_rebuilt = match session {
+            Some(_) => runtime.block_on(repair::repair(repository, &index, &report, &mut warnings))?,
+            None => false,
+        };
         let skipped = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&skipped);
         progress.on_skip(move |item: &Skipped| {
@@ -303,6 +310,7 @@ impl<'a> Run<'a> {
             read_bytes,
             chunk,
             index,
+            index_rebuilt,
             failure: Arc::default(),
             flush: Arc::default(),
             warnings,
@@ -541,10 +549,12 @@ fn join(pages: std::thread::ScopedJoinHandle<'_, Result<PageRef>>, failure: &Fir
     }
 }
 
-/// Opens the index for reading, or for writing as `session`, without the packs that a collector has condemned.
+/// Opens the index for reading, or for writing as `session`, without the packs that a collector has condemned. Segments
+/// that `committed` sessions must have written are looked for.
 pub(crate) async fn open_index(
     repository: &Repository,
     session: Option<SessionId>,
+    committed: &[SessionId],
     config: &IndexConfig,
 ) -> Result<(Index, SyncReport)> {
     let store = Arc::clone(repository.store());
@@ -554,6 +564,7 @@ pub(crate) async fn open_index(
         repository.epoch(),
         &repository.id().0,
         session,
+        committed,
         config.clone(),
     )
     .await?;

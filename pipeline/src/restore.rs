@@ -219,7 +219,7 @@ impl<'a> Run<'a> {
             filter_bytes: plan.filter_bytes,
             ..IndexConfig::default()
         };
-        let (index, report) = runtime.block_on(open_index(repository, None, &config))?;
+        let (index, report) = runtime.block_on(open_index(repository, None, &[], &config))?;
         let index = Arc::new(index);
         let loader = loader(runtime, repository, &index, progress);
         // Each worker holds one buffer while opening and the others until they are written.

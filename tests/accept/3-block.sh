@@ -43,7 +43,7 @@ sizes() {
             INPUT=$file
             if must "$size, $engine: backup -" backup - --volume "stream-$volume" --engine "$engine"; then
                 STATUS=0
-                "$BINARY" --quiet restore latest --volume "stream-$volume" --target - --engine "$engine" \
+                limited "$BINARY" --quiet restore latest --volume "stream-$volume" --target - --engine "$engine" \
                     >"$W/back" 2>"$ERR" || STATUS=$?
                 if [ $STATUS = 0 ]; then
                     same "$size, $engine, through standard input and output" "streams" "$file" "$W/back"

@@ -8,7 +8,6 @@ What the dead run left behind is taken away where the store keeps it hidden, or 
 import os
 import pathlib
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -114,7 +113,7 @@ class Round:
         else:
             same, said = bed.same_blocks(self.source, back)
         bed.check(restored.code == 0 and same, f"{self.what}: restore", f"{said} {restored.said()}")
-        shutil.rmtree(back) if back.is_dir() else back.unlink(missing_ok=True)
+        bed.remove(back)
 
 
 def sources(bed):
@@ -157,7 +156,7 @@ def main(bed):
             place = Place(bed.work / name, bed.work / name, bed.work / name / "tmp")
         bed.store = s3 if in_bucket else []
         bed.use(place.location, key)
-        shutil.rmtree(bed.work / "cache", ignore_errors=True)
+        bed.remove(bed.work / "cache")
         bed.must("init")
         bed.must("backup", TORTURE.parent, "--volume", "another")
         if kind not in prepared:
@@ -167,7 +166,7 @@ def main(bed):
         spread = seconds / rounds
         after = (number - 1) * spread + rng.random() * spread  # random, and all of the run's parts get their turn
         Round(bed, number, f"{'s3 ' if in_bucket else ''}{kind}", kinds[kind], place, rate, prepared[kind]).run(after)
-        shutil.rmtree(place.folder)
+        bed.remove(place.folder)
 
 
 def clean_run(bed, source, key, rate, seconds):
@@ -183,7 +182,7 @@ def clean_run(bed, source, key, rate, seconds):
     took = run.summary["elapsed_seconds"]
     bed.check(took >= seconds * 0.8, f"{os.path.basename(source)} without a kill",
               f"{took:.1f} s at {size(rate)}/s, {size(full)} of data packs")  # fmt: skip
-    shutil.rmtree(place.folder)
+    bed.remove(place.folder)
     bed.store = store
     return full
 

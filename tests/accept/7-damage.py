@@ -8,7 +8,6 @@ one opens. Wrong keys, repositories that are not ours, and targets that will not
 import os
 import pathlib
 import random
-import shutil
 import subprocess
 import sys
 
@@ -69,8 +68,8 @@ class Original:
     def copy(self):
         """Another one of the same contents, of hard links: harm replaces files, it does not write into them."""
         where = self.bed.work / "harmed"
-        shutil.rmtree(where, ignore_errors=True)
-        shutil.rmtree(self.bed.work / "cache", ignore_errors=True)
+        Bed.remove(where)
+        Bed.remove(self.bed.work / "cache")
         subprocess.run(["cp", "-al", self.folder, where], check=True)
         self.bed.use(where, self.key)
         return where
@@ -168,9 +167,7 @@ class Case:
         with open(out, "wb") as file:
             command = self.bed.command("restore", snapshot, "--target", "-")
             environment = {k: str(v) for k, v in self.bed.environment.items()}
-            code = subprocess.run(
-                command, stdout=file, stderr=subprocess.DEVNULL, env=environment, check=False
-            ).returncode
+            code = self.bed.ended(command, environment, file)[0]
         data, right = out.read_bytes(), pathlib.Path(truth).read_bytes()
         if not right.startswith(data) or (code == 0) != (data == right):
             return [f"standard output: code {code}, {len(data)} bytes, not a beginning of what is right"]
@@ -181,7 +178,7 @@ class Case:
 
     @staticmethod
     def clear(path):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        Bed.remove(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def snapshots_of(original, volume, states=(1, 2)):

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +51,9 @@ class Bed:
             signal.signal(number, lambda *_: sys.exit(143))
         base = os.environ.get("TMPDIR", "/var/tmp")
         self.work = pathlib.Path(tempfile.mkdtemp(prefix=f"tradewind-accept-{self.name}.", dir=base))
-        self.stack.callback(shutil.rmtree, self.work, ignore_errors=True)
+        self.stack.callback(self.remove, self.work)
+        # Seconds that a run of the program may take: one that hangs is a failure.
+        self.limit = 120 if self.quick else 1800
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("TRADEWIND_", "AWS_", "S3_"))}
         self.environment["TRADEWIND_CACHE_DIR"] = str(self.work / "cache")
         self.store = []
@@ -90,9 +91,18 @@ class Bed:
         environment = {**self.environment, **({"TRADEWIND_CACHE_DIR": str(cache)} if cache else {}), **changed}
         environment = {k: str(v) for k, v in environment.items() if v is not None}
         command = self.command(*arguments)
-        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        text = (part.decode("utf-8", "replace") for part in (done.stdout, done.stderr))
-        return Run(list(map(str, arguments)), done.returncode, *text)
+        code, out, err = self.ended(command, environment)
+        text = (part.decode("utf-8", "replace") for part in (out, err))
+        return Run(list(map(str, arguments)), code, *text)
+
+    def ended(self, command, environment, stdout=subprocess.PIPE):
+        """(exit code, standard output, standard error); 124 when it did not end in time."""
+        try:
+            done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=stdout,
+                                  stderr=subprocess.PIPE, timeout=self.limit, check=False)  # fmt: skip
+        except subprocess.TimeoutExpired as late:
+            return 124, late.stdout or b"", (late.stderr or b"") + b"did not end within %d s" % self.limit
+        return done.returncode, done.stdout, done.stderr
 
     def must(self, *arguments, **more):
         run = self.tw(*arguments, **more)
@@ -104,6 +114,11 @@ class Bed:
         self.environment["TRADEWIND_REPOSITORY"], self.environment["TRADEWIND_KEY_FILE"] = str(repository), str(key)
 
     # --- helpers
+
+    @staticmethod
+    def remove(path):
+        """Removes a file or tree; trees of the tests are deeper than Python's rmtree goes."""
+        subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=False)
 
     def same_tree(self, a, b, *options):
         """(equal, what compare.py said)"""

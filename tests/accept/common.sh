@@ -5,7 +5,8 @@
 #     FAIL WHAT: FIGURES    it did not; the script goes on and ends with 1
 #     SKIP WHAT: WHY        this machine cannot show it (no root, no kernel feature)
 #
-# A script ends with `finish`, whose line of sums says that it came to its end.
+# A script ends with `finish`, whose line of sums says that it came to its end. Every run of the program has a time
+# limit ($LIMIT seconds): one that hangs is a failure, with exit code 124.
 
 ACCEPT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export TMPDIR=${TMPDIR:-/var/tmp}
@@ -34,6 +35,9 @@ unset TRADEWIND_REPOSITORY TRADEWIND_PASSWORD_FILE TRADEWIND_KEY_FILE
 ENGINES=(uring pread)
 
 full() { [ -z "$QUICK" ]; }
+LIMIT=$(if full; then echo 5400; else echo 120; fi)
+# limited COMMAND...: with the time limit; it also ends what the command started.
+limited() { timeout --kill-after=10 "$LIMIT" "$@"; }
 # pick QUICK FULL: what is right for this run.
 pick() { if full; then echo "$2"; else echo "$1"; fi; }
 
@@ -64,7 +68,8 @@ check() {
 RUNNER=() INPUT=/dev/null STORE=()
 tw() {
     STATUS=0
-    "${RUNNER[@]}" "$BINARY" --json --quiet "${STORE[@]}" "$@" >"$OUT" 2>"$ERR" < <(cat "$INPUT") || STATUS=$?
+    limited "${RUNNER[@]}" "$BINARY" --json --quiet "${STORE[@]}" "$@" >"$OUT" 2>"$ERR" < <(cat "$INPUT") || STATUS=$?
+    case $STATUS in 124 | 137) echo "did not end within $LIMIT s: $*" >>"$ERR" ;; esac
 }
 said() { tail -n 3 "$ERR" | tr '\n' ' '; }
 # must WHAT ARGUMENTS...: as tw; anything but success is a failed check, and status 1.
@@ -90,20 +95,20 @@ field() { python3 "$ACCEPT/summary.py" "$OUT" "$@"; }
 # figures: the last run in few words.
 figures() { python3 "$ACCEPT/summary.py" "$OUT"; }
 
-# new_repo DIR: a new repository there, opened by $W/key from now on.
+# new_repo DIR [INIT-OPTIONS]: a new repository there, opened by $W/key from now on.
 new_repo() {
     if [ ! -f "$W/key" ]; then
-        "$BINARY" --quiet key generate "$W/key"
+        limited "$BINARY" --quiet key generate "$W/key"
     fi
     export TRADEWIND_KEY_FILE=$W/key TRADEWIND_REPOSITORY=$1
-    tw init || true
+    tw init "${@:2}"
     [ "$STATUS" = 0 ] || fail "init of $1 failed with $STATUS: $(said)"
 }
 
 # same_tree WHAT FIGURES COMPARE-ARGUMENTS...
 same_tree() {
     local status=0
-    python3 "$FIDELITY/compare.py" "${@:3}" >"$W/compare" 2>&1 || status=$?
+    limited python3 "$FIDELITY/compare.py" "${@:3}" >"$W/compare" 2>&1 || status=$?
     if [ $status = 0 ]; then
         ok "$1" "$(head -n 1 "$W/compare"); identical${2:+; $2}"
     else
@@ -131,20 +136,21 @@ proxy() {
     if [ -n "$S3_CA_FILE" ]; then
         tls=(--upstream-ca "$S3_CA_FILE" --cert "${S3_CA_FILE%/*}/server.pem" --key "${S3_CA_FILE%/*}/server.key")
     fi
-    [ -x "$TOOLS/s3-proxy" ] || fail "s3-proxy is not in $TOOLS: cargo build -p tradewind-tests --bins"
+    [ -x "$TOOLS/s3-proxy" ] || fail "s3-proxy is not in $TOOLS: cargo build --workspace --bins"
     exec {fd}> >(exec "$TOOLS/s3-proxy" --upstream "$S3_ENDPOINT" --until-stdin-ends --log "$W/$name.log" \
         "${tls[@]}" "${@:2}" >"$W/$name.env" 2>"$W/$name.err")
     wait_for 20 "s3-proxy to start" grep -q S3_PROXY_ENDPOINT "$W/$name.env" || fail "s3-proxy: $(cat "$W/$name.err")"
     STORE=(--endpoint "$(sed -n 's/^S3_PROXY_ENDPOINT=//p' "$W/$name.env")" --region "$AWS_REGION" --path-style)
     [ -z "$S3_CA_FILE" ] || STORE+=(--ca-file "$S3_CA_FILE")
 }
+before_cleanup() { stop_servers; }
 stop_servers() {
     local dir
     for dir in "${SERVED[@]}"; do "$SERVERS" stop "$dir"; done
     SERVED=()
 }
 
-# drop_fs DIR: unmounts what loop_fs made and gives its space back.
+# drop_fs DIR: unmounts what loop_fs made and gives its space back. For many files it is much quicker than removing them.
 drop_fs() {
     local dev image
     dev=$(findmnt --noheadings --nofsroot --output SOURCE "$1")

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import shutil
 
 import harm
 
@@ -94,16 +93,16 @@ def index(bed, original, case_of, rng):
         run = case.verified()
         said = [*warnings(run), *(d["reason"] for d in run.of_type("damage"))]
         bed.check(said and run.code in (0, 5), f"{what}: verify reports it", f"exit code {run.code}: {'; '.join(said)}")
-        shutil.rmtree(bed.work / "cache", ignore_errors=True)
+        bed.remove(bed.work / "cache")
         case.restores([])
         # A backup that cannot know what is there, but for the index: it is rebuilt, and nothing is uploaded again.
-        shutil.rmtree(bed.work / "cache", ignore_errors=True)
+        bed.remove(bed.work / "cache")
         run = bed.tw("backup", original.image, "--volume", "another", "--parent", "none")
         counters = run.summary.get("counters", {})
         bed.check(run.code == 0 and counters.get("new_bytes") == 0 and warnings(run), f"{what}: rebuilt and reported",
                   f"exit code {run.code}, {counters.get('new_bytes')} bytes new; "
                   f"{'; '.join(warnings(run)) or 'no warning'} {run.said() if run.code else ''}")  # fmt: skip
-        shutil.rmtree(bed.work / "cache", ignore_errors=True)
+        bed.remove(bed.work / "cache")
         run = case.verified("--read-data")
         bed.check(
             run.code == 0, f"{what}: sound afterwards", f"exit code {run.code}, {'; '.join(warnings(run))} {run.said()}"

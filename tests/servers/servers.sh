@@ -59,12 +59,14 @@ make_ca() { # DIR
     mv "$tls.part" "$tls"
 }
 
-# The pid file holds "PID START-TIME", so that a process with a number used again is never taken for ours.
+# A process is known by "PID START-TIME", so that one with a number used again is never taken for ours.
+alive() { # PID START-TIME
+    [ -n "${2:-}" ] && [ "$(tw_start_time "$1")" = "$2" ] && ! grep -q '^State:	Z' "/proc/$1/status" 2>/dev/null
+}
+dead() { ! alive "$@"; }
 running() { # DIR
     local pid start
-    [ -f "$1/pid" ] || return 1
-    read -r pid start <"$1/pid" && [ -n "$start" ] && [ "$(tw_start_time "$pid")" = "$start" ] &&
-        ! grep -q '^State:	Z' "/proc/$pid/status" 2>/dev/null
+    [ -f "$1/pid" ] && read -r pid start <"$1/pid" && alive "$pid" "$start"
 }
 gone() { ! running "$1"; }
 
@@ -155,29 +157,43 @@ launch() { # KIND PROGRAM DIR PORT SECRET CA VERSIONING
         command=("$program" --host 127.0.0.1 --port "$port" --access-key "$ACCESS_KEY" --secret-key "$secret" "$dir/data")
         ;;
     esac
-    ROOT_ACCESS_KEY=$ACCESS_KEY ROOT_SECRET_KEY=$secret RUST_LOG=${RUST_LOG:-s3s_fs=info,s3s=info} \
-        setsid "${command[@]}" <&- >"$dir/log" 2>&1 &
+    # Whoever started this may wait for the end of a pipe: the server must hold nothing of theirs.
+    (
+        export ROOT_ACCESS_KEY=$ACCESS_KEY ROOT_SECRET_KEY=$secret RUST_LOG=${RUST_LOG:-s3s_fs=info,s3s=info}
+        for fd in "/proc/$BASHPID/fd"/*; do
+            fd=${fd##*/}
+            [ "$fd" -le 2 ] || exec {fd}>&-
+        done
+        exec setsid "${command[@]}"
+    ) </dev/null >"$dir/log" 2>&1 &
     echo "$! $(tw_start_time $!)" >"$dir/pid"
     disown
 }
 
-stop() { # DIR
-    local pid start dir=$1
-    if running "$dir"; then
-        read -r pid start <"$dir/pid"
-        kill -TERM "$pid" 2>/dev/null || true
-        if ! wait_for 10 "the server in $dir to end" gone "$dir"; then
-            kill -KILL "$pid" 2>/dev/null || true
-            wait_for 10 "the server in $dir to be killed" gone "$dir" || fail "process $pid does not end"
-        fi
+end() { # PID START-TIME
+    alive "$@" || return 0
+    kill -TERM "$1" 2>/dev/null || true
+    if ! wait_for 10 "server $1 to end" dead "$@"; then
+        kill -KILL "$1" 2>/dev/null || true
+        wait_for 10 "server $1 to be killed" dead "$@" || fail "process $1 does not end"
     fi
-    rm -f "$dir/pid"
+}
+
+stop() { # DIR
+    local pid start
+    if [ -f "$1/pid" ] && read -r pid start <"$1/pid"; then end "$pid" "$start"; fi
+    rm -f "$1/pid"
 }
 
 serve() { # as start
     SERVED=$2
     trap 'stop "$SERVED"; tw_exit' EXIT
     start "$@"
+    # From here on known by number: whoever made the directory may take it away before standard input ends.
+    local pid start
+    read -r pid start <"$SERVED/pid"
+    # shellcheck disable=SC2064 # the values of now
+    trap "end $pid $start; tw_exit" EXIT
     # A builtin, so that a signal ends it at once.
     while read -r _; do :; done
 }

@@ -24,7 +24,7 @@ impl Run<'_> {
         let committed = transferred.and_then(|(root, size)| {
             self.progress.check()?;
             self.runtime.block_on(async {
-                self.index.flush().await?;
+                self.index.finish(self.index_rebuilt).await?;
                 session.commit(self.manifest(root, size, source)).await
             })
         });

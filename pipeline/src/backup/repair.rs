@@ -9,7 +9,7 @@ use crate::page::load::is_lost;
 use crate::repository::Repository;
 use crate::store::StoreErrorKind;
 
-/// Rebuilds what `report` says is damaged or missing, if anything is, and says what was done. A damaged segment is
+/// Rebuilds what `report` says is damaged or missing, if anything is, and says what was done; true when it did. A damaged segment is
 /// deleted once its packs are in a new one; without the right to delete it stays and is reported again.
 ///
 /// # Errors
@@ -19,9 +19,9 @@ pub(super) async fn repair(
     index: &Arc<Index>,
     report: &SyncReport,
     warnings: &mut Vec<String>,
-) -> Result<()> {
+) -> Result<bool> {
     if report.damaged.is_empty() && report.missing.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let store = repository.store();
     let mut opener =
@@ -62,5 +62,5 @@ pub(super) async fn repair(
             Err(error) => return Err(Error::from(error)),
         }
     }
-    Ok(())
+    Ok(true)
 }

@@ -21,7 +21,7 @@ fn pack(n: u32) -> PackName {
 }
 
 fn cover(number: u32) -> SegmentName {
-    SegmentName { generation: 0, session: SessionId([2; 12]), number }
+    SegmentName { generation: 0, session: SessionId([2; 12]), number, last: Last::No }
 }
 
 fn location(pack_number: u32, slot: u32) -> Location {

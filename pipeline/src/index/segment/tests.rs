@@ -9,7 +9,7 @@ fn master() -> MasterKey {
 }
 
 fn name() -> SegmentName {
-    SegmentName { generation: 3, session: SessionId([9; 12]), number: 0x1f }
+    SegmentName { generation: 3, session: SessionId([9; 12]), number: 0x1f, last: Last::No }
 }
 
 /// Two packs out of order, three records out of order, one chunk in both packs.
@@ -70,6 +70,13 @@ fn golden_bytes() {
     assert_eq!(segment.records().map(|r| (r.id.0[0], r.pack)).collect::<Vec<_>>(), [(4, 0), (8, 0), (8, 1)]);
     assert_eq!(name().key(), "index/00000003/090909090909090909090909-0000001f");
     assert_eq!(SegmentName::from_key(&name().key()), Some(name()));
+    let lasts = [(Last::No, ""), (Last::OfAll, ".all"), (Last::OfSession, ".end")];
+    for (last, suffix) in lasts {
+        let name = SegmentName { last, ..name() };
+        assert_eq!(name.key(), format!("index/00000003/090909090909090909090909-0000001f{suffix}"));
+        assert_eq!((SegmentName::from_key(&name.key()), Last::from_code(last as u8)), (Some(name), last));
+    }
+    assert!(lasts.is_sorted(), "names sort as keys do");
     for bad in
         ["index/3/090909090909090909090909-0000001f", "index/00000003/09-0000001f", "index/", "packs/00"]
     {
