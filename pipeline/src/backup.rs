@@ -22,7 +22,7 @@ mod ticket;
 mod tree;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,9 @@ use crate::gc;
 use crate::index::{Index, IndexConfig, MAX_RECORDS, SyncReport};
 use crate::io::{EngineChoice, Pool, Probe, probe};
 use crate::limits::{BLOCK_READ, FILE_READ, Limits, Plan, plan};
-use crate::manifest::{Counts, Manifest, SkippedItem, Statistics, VolumeKind, VolumeName, catalog};
+use crate::manifest::{
+    self, Commit, Counts, Manifest, SkippedItem, SnapshotKey, Statistics, VolumeKind, VolumeName, catalog,
+};
 use crate::pack::upload::Uploads;
 use crate::pack::{Class, SessionId};
 use crate::page::entries::{EntryWriter, boundary_key};
@@ -132,7 +134,7 @@ pub struct BackupReport {
 }
 
 /// Skipped items that go into the manifest.
-const SKIPPED_KEPT: usize = crate::manifest::MAX_SKIPPED_ITEMS;
+const SKIPPED_KEPT: usize = manifest::MAX_SKIPPED_ITEMS;
 
 /// Threads that look at files ahead of the driver. More than the CPUs, because they wait for the disk.
 const PREFETCH: usize = 8;
@@ -268,14 +270,14 @@ impl<'a> Run<'a> {
             Some(session) => runtime.block_on(clear_leftovers(repository, &volume, session.id()))?,
         };
         let generation = session.as_ref().map_or(0, |s| s.generation());
-        let committed = match session {
-            Some(_) => runtime.block_on(catalog::ids(repository))?,
+        let decided = match session {
+            Some(_) => runtime.block_on(catalog::decided(repository))?,
             None => Vec::new(),
         };
         let (index, report) = runtime.block_on(open_index(
             repository,
             session.as_ref().map(|s| s.id()),
-            &committed,
+            &decided,
             &IndexConfig {
                 cache_dir: options.cache_dir.clone(),
                 filter_bytes: plan.filter_bytes,
@@ -351,7 +353,7 @@ impl<'a> Run<'a> {
                     let pages = self.page_writer(scope, pages, ordered, |drafts, lane| {
                         tree::write_pages(drafts, writer, lane)
                     })?;
-                    let driven = self.drive_tree(root, jobs, drafts, &mut reads);
+                    let driven = first(self.drive_tree(root, jobs, drafts, &mut reads), &self.failure);
                     let root = join(pages, &self.failure);
                     driven?;
                     root.map(|root| (root, root.len))
@@ -362,7 +364,7 @@ impl<'a> Run<'a> {
                     let pages = self.page_writer(scope, pages, ordered, move |drafts, lane| {
                         block::write_pages(drafts, chunk, lane)
                     })?;
-                    let driven = self.drive_block(source, jobs, drafts, &mut reads);
+                    let driven = first(self.drive_block(source, jobs, drafts, &mut reads), &self.failure);
                     let root = join(pages, &self.failure);
                     let size = driven?;
                     root.map(|root| (root, size))
@@ -537,6 +539,17 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Records the driver's own error before the page writer, left alone, ends with another one.
+fn first<T>(driven: Result<T>, failure: &FirstError) -> Result<T> {
+    match driven {
+        Ok(_) | Err(Error::Cancelled) => driven,
+        Err(error) => {
+            failure.set(error);
+            Err(Error::Cancelled)
+        }
+    }
+}
+
 fn join(pages: std::thread::ScopedJoinHandle<'_, Result<PageRef>>, failure: &FirstError) -> Result<PageRef> {
     match pages.join() {
         Ok(Ok(root)) => Ok(root),
@@ -550,24 +563,35 @@ fn join(pages: std::thread::ScopedJoinHandle<'_, Result<PageRef>>, failure: &Fir
 }
 
 /// Opens the index for reading, or for writing as `session`, without the packs that a collector has condemned. Segments
-/// that `committed` sessions must have written are looked for.
+/// that `decided` sessions must have written are looked for.
 pub(crate) async fn open_index(
     repository: &Repository,
     session: Option<SessionId>,
-    committed: &[SessionId],
+    decided: &[SnapshotKey],
     config: &IndexConfig,
 ) -> Result<(Index, SyncReport)> {
     let store = Arc::clone(repository.store());
-    let (index, report) = Index::open(
+    let ids: Vec<SessionId> = decided.iter().map(|at| at.id).collect();
+    let (index, mut report) = Index::open(
         store,
         repository.master(),
         repository.epoch(),
         &repository.id().0,
         session,
-        committed,
+        &ids,
         config.clone(),
     )
     .await?;
+    // A session that was fenced owes no segment, and names do not tell it from one that committed.
+    let unended: HashSet<SessionId> = report.unended.iter().copied().collect();
+    for at in decided.iter().filter(|at| unended.contains(&at.id)) {
+        match manifest::read(repository, *at).await {
+            Ok(Some(Commit::Snapshot(_))) => report.missing.push(format!("index/*/{}-*.end", at.id)),
+            // What is damaged is named by who reads manifests.
+            Ok(Some(Commit::Tombstone(_)) | None) | Err(Error::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
     if session.is_some() {
         let mut condemned = Vec::new();
         gc::visit_unusable(repository, 0, &mut |pack| condemned.push(pack)).await?;

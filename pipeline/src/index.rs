@@ -74,8 +74,10 @@ pub struct SyncReport {
     pub dropped_runs: u64,
     /// Segments that cannot be read: key and reason.
     pub damaged: Vec<(String, String)>,
-    /// Segments that must have existed: a session's later ones do, or it committed and its last one is gone.
+    /// Segments that must have existed, because a session's later ones do.
     pub missing: Vec<String>,
+    /// Sessions that were asked for and whose last segment is not there.
+    pub unended: Vec<SessionId>,
     /// Why the cache directory was not used, when it was not.
     pub cache_unused: Option<String>,
 }
@@ -113,8 +115,8 @@ impl std::fmt::Debug for Index {
 impl Index {
     /// Opens the index and brings its cache up to date with the store.
     ///
-    /// `session` is needed to write segments ([`Index::flush`]). `committed`: sessions that committed or were fenced
-    /// before the call; the report names those whose last segment is gone. Empty when nobody asks.
+    /// `session` is needed to write segments ([`Index::flush`]). `decided`: sessions that committed or were fenced
+    /// before the call; the report names those without a last segment. Empty when nobody asks.
     ///
     /// # Errors
     /// [`Error::Store`] when the store fails. Damaged segments and an unusable cache are in the report.
@@ -124,10 +126,10 @@ impl Index {
         epoch: u32,
         repository_id: &[u8; 16],
         session: Option<SessionId>,
-        committed: &[SessionId],
+        decided: &[SessionId],
         config: IndexConfig,
     ) -> Result<(Self, SyncReport)> {
-        let opened = sync::open(&store, master, repository_id, session, committed, &config).await?;
+        let opened = sync::open(&store, master, repository_id, session, decided, &config).await?;
         let (cache, report, next) = opened;
         let index = Self {
             store,

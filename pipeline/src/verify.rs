@@ -126,8 +126,8 @@ pub fn run(
         filter_bytes: plan.filter_bytes,
         ..IndexConfig::default()
     };
-    let committed = runtime.block_on(catalog::ids(repository))?;
-    let (index, synced) = runtime.block_on(open_index(repository, None, &committed, &config))?;
+    let decided = runtime.block_on(catalog::decided(repository))?;
+    let (index, synced) = runtime.block_on(open_index(repository, None, &decided, &config))?;
     report.warnings.extend(synced.cache_unused.clone());
     let damaged = synced.damaged.iter().map(|(key, why)| (key.clone(), why.clone()));
     let missing = synced.missing.iter().map(|key| (key.clone(), "is missing".to_owned()));

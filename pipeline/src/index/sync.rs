@@ -43,7 +43,7 @@ pub(super) async fn open(
     master: &MasterKey,
     repository_id: &[u8; 16],
     session: Option<SessionId>,
-    committed: &[SessionId],
+    decided: &[SessionId],
     config: &IndexConfig,
 ) -> Result<(Arc<Cache>, SyncReport, u32)> {
     let cache = Arc::new(Cache::new(master, repository_id, config.filter_bytes, config.cache_bytes));
@@ -56,7 +56,7 @@ pub(super) async fn open(
     report.cache_unused = unused;
     // Listed under the lock: a run in the directory covers segments that were stored before it was written.
     let mut listed = list(store.as_ref(), &mut report).await?;
-    report.missing = missing(&listed, committed);
+    (report.missing, report.unended) = missing(&listed, decided);
     let next = listed
         .iter()
         .filter(|l| Some(l.name.session) == session)
@@ -134,26 +134,25 @@ async fn list(store: &dyn Store, report: &mut SyncReport) -> Result<Vec<Listed>>
     Ok(listed)
 }
 
-/// Segments that must have existed: those before a session's later ones, and the last ones of `committed` sessions.
-/// What was lost before all packs were read again is made good.
-fn missing(listed: &[Listed], committed: &[SessionId]) -> Vec<String> {
+/// Segments that must have existed, because later ones of their session do; and those of `decided` sessions that have
+/// no last one. What was lost before all packs were read again is made good.
+fn missing(listed: &[Listed], decided: &[SessionId]) -> (Vec<String>, Vec<SessionId>) {
     let last_of_all = listed.iter().filter(|l| l.name.last == Last::OfAll).map(|l| l.name.session).max();
     let counts = |session: &SessionId| last_of_all.is_none_or(|all| *session > all);
-    let mut found = Vec::new();
+    let mut missing = Vec::new();
     let mut before: Option<SegmentName> = None;
     for Listed { name, .. } in listed.iter().filter(|l| counts(&l.name.session)) {
         let same = |b: &SegmentName| (b.generation, b.session) == (name.generation, name.session);
         let expected = before.filter(same).map_or(0, |b| b.number.saturating_add(1));
         let gap = (expected..name.number).map(|number| SegmentName { number, last: Last::No, ..*name }.key());
-        found.extend(gap.take(NAMED.saturating_sub(found.len())));
+        missing.extend(gap.take(NAMED.saturating_sub(missing.len())));
         before = Some(*name);
     }
     let mut ended: Vec<SessionId> =
         listed.iter().filter(|l| l.name.last != Last::No).map(|l| l.name.session).collect();
     ended.sort_unstable();
-    let lost = committed.iter().filter(|id| counts(id) && ended.binary_search(id).is_err());
-    found.extend(lost.map(|id| format!("index/*/{id}-*.end")).take(NAMED.saturating_sub(found.len())));
-    found
+    let unended = decided.iter().filter(|id| counts(id) && ended.binary_search(id).is_err());
+    (missing, unended.copied().collect())
 }
 
 /// Drops runs that cover a segment which is gone from the store, and marks what the others cover.

@@ -294,14 +294,14 @@ pub(crate) async fn newest_ids(
     Ok(found.iter().filter_map(|f| f.at.map(|at| at.id)).collect())
 }
 
-/// Ids of all sessions that committed or were fenced, from names alone; 12 bytes of memory each.
-pub(crate) async fn ids(repository: &Repository) -> Result<Vec<SessionId>> {
-    let mut ids = Vec::new();
+/// Keys of all sessions that committed or were fenced, from names alone; 28 bytes of memory each.
+pub(crate) async fn decided(repository: &Repository) -> Result<Vec<SnapshotKey>> {
+    let mut decided = Vec::new();
     let mut keys = Keys::new(repository, None);
     while let Some(page) = keys.next().await? {
-        ids.extend(page.iter().filter(|found| found.commit).filter_map(|found| found.at.map(|at| at.id)));
+        decided.extend(page.iter().filter(|found| found.commit).filter_map(|found| found.at));
     }
-    Ok(ids)
+    Ok(decided)
 }
 
 /// The snapshot that `text` means: `latest`, or the beginning of an id, or the beginning of an id's random half (the

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use tradewind_pipeline::Error;
 use tradewind_pipeline::verify::Mode;
 
 use super::harm::{Opened, Original, Taken, cut, delete, flip};
@@ -116,4 +117,17 @@ fn a_lost_page_says_what_it_listed_and_a_lost_chunk_where_it_belongs() {
     let paths = tree.packs(&original.bed, 1).iter().flat_map(paths_in).collect::<Vec<_>>();
     assert!(paths.contains(&b"folder-1/file-5".to_vec()), "{paths:?}");
     assert!(!paths.contains(&b"large".to_vec()), "{paths:?}");
+}
+
+#[test]
+fn a_backup_whose_parent_cannot_be_read_names_the_page() {
+    let original = Original::new();
+    for (taken, volume) in original.taken[2..].iter().zip(["image", "tree"]) {
+        let key = taken.packs(&original.bed, 2)[0];
+        let opened = original.harmed(key, delete).open();
+        match opened.bed.volume(volume, &original.bed.path(volume)) {
+            Err(Error::Damaged { object, .. }) => assert_eq!(object, key),
+            other => panic!("{volume}: {other:?}"),
+        }
+    }
 }

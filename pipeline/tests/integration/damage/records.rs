@@ -97,12 +97,31 @@ fn a_damaged_index_segment_is_rebuilt_and_reported() {
 }
 
 #[test]
-fn restores_need_no_index() {
+fn a_lost_index_is_missed_and_rebuilt_and_no_restore_needs_it() {
     let original = Original::new();
-    let opened = original.harmed("index", |path| fs::remove_dir_all(path).unwrap()).open();
-    opened.all_restore();
-    assert_eq!(opened.verify(Mode::ReadData).damages, []);
-    opened.backs_up();
+    // A session that was fenced owes no segment.
+    original.bed.runtime.block_on(async {
+        let session =
+            Session::open(&original.bed.repository, &VolumeName::new("tree").unwrap()).await.unwrap();
+        manifest::fence(&original.bed.repository, session.manifest_key(), "a test").await.unwrap();
+    });
+    assert_eq!(original.harmed("config", |_| {}).open().verify(Mode::ReadData).damages, []);
+    let all = |path: &Path| fs::remove_dir_all(path).unwrap();
+    let cases: [(&str, &dyn Fn(&Path), usize); 2] =
+        [("index", &all, 4), (original.taken[1].object("index/"), &delete, 1)];
+    for (key, harm, segments) in cases {
+        let opened = original.harmed(key, harm).open();
+        let damages = opened.verify(Mode::ReadData).damages;
+        assert_eq!(damages.len(), segments, "{damages:?}");
+        assert!(
+            damages.iter().all(|d| d.object.starts_with("index/") && d.snapshot.is_none()),
+            "{damages:?}"
+        );
+        opened.all_restore();
+        let warnings = opened.backs_up();
+        assert!(warnings.iter().any(|w| w.contains("rebuilt the index of")), "{warnings:?}");
+        assert_eq!(opened.verify(Mode::ReadData).damages, []);
+    }
 }
 
 /// How the manifests are listed: ids of the sound ones, keys of the others.
