@@ -562,8 +562,8 @@ fn join(pages: std::thread::ScopedJoinHandle<'_, Result<PageRef>>, failure: &Fir
     }
 }
 
-/// Opens the index for reading, or for writing as `session`, without the packs that a collector has condemned. Segments
-/// that `decided` sessions must have written are looked for.
+/// Opens the index for reading, or for writing as `session`, without the packs that a collector has condemned. Of the
+/// sessions of `decided`, those that committed must have a last segment.
 pub(crate) async fn open_index(
     repository: &Repository,
     session: Option<SessionId>,
@@ -571,25 +571,20 @@ pub(crate) async fn open_index(
     config: &IndexConfig,
 ) -> Result<(Index, SyncReport)> {
     let store = Arc::clone(repository.store());
-    let ids: Vec<SessionId> = decided.iter().map(|at| at.id).collect();
+    let sessions: Vec<SessionId> = decided.iter().map(|at| at.id).collect();
     let (index, mut report) = Index::open(
         store,
         repository.master(),
         repository.epoch(),
         &repository.id().0,
         session,
-        &ids,
+        &sessions,
         config.clone(),
     )
     .await?;
-    // A session that was fenced owes no segment, and names do not tell it from one that committed.
-    let unended: HashSet<SessionId> = report.unended.iter().copied().collect();
-    for at in decided.iter().filter(|at| unended.contains(&at.id)) {
-        match manifest::read(repository, *at).await {
-            Ok(Some(Commit::Snapshot(_))) => report.missing.push(format!("index/*/{}-*.end", at.id)),
-            // What is damaged is named by who reads manifests.
-            Ok(Some(Commit::Tombstone(_)) | None) | Err(Error::Damaged { .. }) => {}
-            Err(error) => return Err(error),
+    for at in decided.iter().filter(|at| report.endless.contains(&at.id)) {
+        if !matches!(manifest::read(repository, *at).await, Ok(Some(Commit::Tombstone(_)) | None)) {
+            report.missing.push(format!("index/*/{}-*.end", at.id));
         }
     }
     if session.is_some() {

@@ -76,8 +76,8 @@ pub struct SyncReport {
     pub damaged: Vec<(String, String)>,
     /// Segments that must have existed, because a session's later ones do.
     pub missing: Vec<String>,
-    /// Sessions that were asked for and whose last segment is not there.
-    pub unended: Vec<SessionId>,
+    /// Sessions that must have written a last segment if they committed, and did not or it is gone.
+    pub endless: Vec<SessionId>,
     /// Why the cache directory was not used, when it was not.
     pub cache_unused: Option<String>,
 }

@@ -56,7 +56,7 @@ pub(super) async fn open(
     report.cache_unused = unused;
     // Listed under the lock: a run in the directory covers segments that were stored before it was written.
     let mut listed = list(store.as_ref(), &mut report).await?;
-    (report.missing, report.unended) = missing(&listed, decided);
+    (report.missing, report.endless) = missing(&listed, decided);
     let next = listed
         .iter()
         .filter(|l| Some(l.name.session) == session)
@@ -134,8 +134,8 @@ async fn list(store: &dyn Store, report: &mut SyncReport) -> Result<Vec<Listed>>
     Ok(listed)
 }
 
-/// Segments that must have existed, because later ones of their session do; and those of `decided` sessions that have
-/// no last one. What was lost before all packs were read again is made good.
+/// Segments that must have existed, because a session's later ones do; and sessions of `decided` without a last one.
+/// What was lost before all packs were read again is made good.
 fn missing(listed: &[Listed], decided: &[SessionId]) -> (Vec<String>, Vec<SessionId>) {
     let last_of_all = listed.iter().filter(|l| l.name.last == Last::OfAll).map(|l| l.name.session).max();
     let counts = |session: &SessionId| last_of_all.is_none_or(|all| *session > all);
@@ -148,11 +148,11 @@ fn missing(listed: &[Listed], decided: &[SessionId]) -> (Vec<String>, Vec<Sessio
         missing.extend(gap.take(NAMED.saturating_sub(missing.len())));
         before = Some(*name);
     }
-    let mut ended: Vec<SessionId> =
-        listed.iter().filter(|l| l.name.last != Last::No).map(|l| l.name.session).collect();
+    let with_last = listed.iter().filter(|l| l.name.last != Last::No);
+    let mut ended: Vec<SessionId> = with_last.map(|l| l.name.session).collect();
     ended.sort_unstable();
-    let unended = decided.iter().filter(|id| counts(id) && ended.binary_search(id).is_err());
-    (missing, unended.copied().collect())
+    let endless = decided.iter().filter(|id| counts(id) && ended.binary_search(id).is_err());
+    (missing, endless.copied().take(NAMED).collect())
 }
 
 /// Drops runs that cover a segment which is gone from the store, and marks what the others cover.

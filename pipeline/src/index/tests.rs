@@ -150,9 +150,9 @@ fn the_last_segment_of_a_session_that_committed_is_missed() {
     bed.run(index.finish(false)).unwrap();
     drop(index);
     assert_eq!(bed.keys().last().unwrap(), "index/00000000/000000000000000000000004-00000000.end");
-    bed.committed = (1..=4).map(session_id).collect();
+    bed.decided = (1..=4).map(session_id).collect();
     let (index, report) = bed.open(5);
-    assert!(report.missing.is_empty() && report.unended.is_empty(), "{report:?}");
+    assert!(report.endless.is_empty(), "{report:?}");
     drop(index);
     let (_, report) = bed.open(5);
     assert_eq!((report.fetched, report.dropped_runs), (0, 0), "{report:?}");
@@ -160,16 +160,15 @@ fn the_last_segment_of_a_session_that_committed_is_missed() {
     bed.store.remove("index/00000000/000000000000000000000002-00000001.end");
     bed.store.remove("index/00000000/000000000000000000000004-00000000.end");
     let (index, report) = bed.open(5);
-    let lost = [2, 4].map(session_id);
-    assert_eq!(report.unended, lost);
+    assert_eq!(report.endless, [2, 4].map(session_id));
     // Made good, and not missed any more.
     bed.run(index.finish(true)).unwrap();
     drop(index);
     let (_, report) = bed.open(6);
-    assert!(report.missing.is_empty() && report.unended.is_empty(), "{report:?}");
-    bed.committed.extend([6, 5].map(session_id));
+    assert!(report.missing.is_empty() && report.endless.is_empty(), "{report:?}");
+    bed.decided.extend([6, 5].map(session_id));
     let (_, report) = bed.open(7);
-    assert_eq!(report.unended, [session_id(6)]);
+    assert_eq!(report.endless, [session_id(6)]);
 }
 
 #[test]

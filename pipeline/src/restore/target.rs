@@ -334,6 +334,8 @@ impl<'p> TreeTarget<'p> {
         match self.links.remember(self.dirs.root(), entry, &dir, name) {
             Ok(true) => Ok(Linked::First),
             Ok(false) => Ok(Linked::Done),
+            // It was left out, which was reported then.
+            Err(Errno::NOENT) => Ok(Linked::First),
             Err(Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => {
                 self.progress.skip(&entry.path, APART);
                 Ok(Linked::First)

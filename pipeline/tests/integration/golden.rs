@@ -169,7 +169,7 @@ fn restored(bed: &Bed, snapshot: &Snapshot) {
         }
         // Its name, mode and times are those of the target.
         VolumeKind::Block => {
-            assert_eq!((&found[0].size, &found[0].blake3), (&wanted[0].size, &wanted[0].blake3))
+            assert_eq!((&found[0].size, &found[0].blake3), (&wanted[0].size, &wanted[0].blake3));
         }
     }
 }

@@ -136,7 +136,7 @@ pub(super) struct Bed {
     pub(super) store: Arc<MemoryStore>,
     pub(super) cache: tempfile::TempDir,
     pub(super) config: IndexConfig,
-    pub(super) committed: Vec<SessionId>,
+    pub(super) decided: Vec<SessionId>,
     pub(super) runtime: tokio::runtime::Runtime,
 }
 
@@ -146,7 +146,7 @@ impl Bed {
             store: Arc::default(),
             cache: tempfile::tempdir().unwrap(),
             config: IndexConfig { cache_dir: Some("default".into()), ..IndexConfig::default() },
-            committed: Vec::new(),
+            decided: Vec::new(),
             runtime: tokio::runtime::Builder::new_current_thread().build().unwrap(),
         }
     }
@@ -165,7 +165,7 @@ impl Bed {
             config.cache_dir = Some(self.cache.path().to_owned());
         }
         let store: Arc<dyn Store> = Arc::<MemoryStore>::clone(&self.store);
-        Index::open(store, &master(), 0, &[1; 16], Some(session_id(session)), &self.committed, config)
+        Index::open(store, &master(), 0, &[1; 16], Some(session_id(session)), &self.decided, config)
             .await
             .unwrap()
     }
