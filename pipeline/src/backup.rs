@@ -582,9 +582,13 @@ pub(crate) async fn open_index(
         config.clone(),
     )
     .await?;
-    for at in decided.iter().filter(|at| report.endless.contains(&at.id)) {
-        if !matches!(manifest::read(repository, *at).await, Ok(Some(Commit::Tombstone(_)) | None)) {
-            report.missing.push(format!("index/*/{}-*.end", at.id));
+    let endless: HashSet<SessionId> = report.endless.iter().copied().collect();
+    for at in decided.iter().filter(|at| endless.contains(&at.id)) {
+        match manifest::read(repository, *at).await {
+            Ok(Some(Commit::Snapshot(_))) => report.missing.push(format!("index/*/{}-*.end", at.id)),
+            // A fenced session owes nothing, and what is damaged is named by who reads manifests.
+            Ok(Some(Commit::Tombstone(_)) | None) | Err(Error::Damaged { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
     if session.is_some() {

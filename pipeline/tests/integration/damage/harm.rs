@@ -51,10 +51,10 @@ impl Original {
         let bed = Bed::new(engines()[0]);
         let (image, tree) = (bed.path("image"), bed.path("tree"));
         fs::write(&image, noise((1 << 20) + 700, 1)).unwrap();
-        for n in 0..30u64 {
+        for (n, len) in (0..30).zip((1000..).step_by(500)) {
             let folder = tree.join(format!("folder-{}", n % 4));
             fs::create_dir_all(&folder).unwrap();
-            fs::write(folder.join(format!("file-{n}")), noise(1000 + 500 * n as usize, n)).unwrap();
+            fs::write(folder.join(format!("file-{n}")), noise(len, n)).unwrap();
         }
         fs::write(tree.join("large"), noise(900_000, 50)).unwrap();
         let mut original = Self { bed, taken: vec![] };

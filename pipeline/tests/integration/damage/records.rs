@@ -16,10 +16,13 @@ use tradewind_pipeline::{Error, Kind};
 use super::harm::{Opened, Original, cut, delete, flip};
 use crate::bed::secret;
 
+/// Does something to the object at a path.
+type Harm<'a> = Box<dyn Fn(&Path) + 'a>;
+
 /// Flipped bits all over an object, cuts, and nothing left of it.
-fn harms(path: &Path) -> Vec<Box<dyn Fn(&Path)>> {
+fn harms(path: &Path) -> Vec<Harm<'static>> {
     let size = usize::try_from(fs::metadata(path).unwrap().len()).unwrap();
-    let mut all: Vec<Box<dyn Fn(&Path)>> = vec![];
+    let mut all: Vec<Harm<'static>> = vec![];
     for at in [0, 9, 11, 14, 25, size / 2, size - 17, size - 1] {
         all.push(Box::new(move |p| flip(p, at)));
     }
@@ -107,8 +110,8 @@ fn a_lost_index_is_missed_and_rebuilt_and_no_restore_needs_it() {
     });
     assert_eq!(original.harmed("config", |_| {}).open().verify(Mode::ReadData).damages, []);
     let all = |path: &Path| fs::remove_dir_all(path).unwrap();
-    let cases: [(&str, &dyn Fn(&Path), usize); 2] =
-        [("index", &all, 4), (original.taken[1].object("index/"), &delete, 1)];
+    let cases: [(&str, Harm<'_>, usize); 2] =
+        [("index", Box::new(all), 4), (original.taken[1].object("index/"), Box::new(delete), 1)];
     for (key, harm, segments) in cases {
         let opened = original.harmed(key, harm).open();
         let damages = opened.verify(Mode::ReadData).damages;
