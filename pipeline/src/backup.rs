@@ -22,7 +22,7 @@ mod ticket;
 mod tree;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -353,7 +353,7 @@ impl<'a> Run<'a> {
                     let pages = self.page_writer(scope, pages, ordered, |drafts, lane| {
                         tree::write_pages(drafts, writer, lane)
                     })?;
-                    let driven = self.drive_tree(root, jobs, drafts, &mut reads);
+                    let driven = first(self.drive_tree(root, jobs, drafts, &mut reads), &self.failure);
                     let root = join(pages, &self.failure);
                     driven?;
                     root.map(|root| (root, root.len))
@@ -364,7 +364,7 @@ impl<'a> Run<'a> {
                     let pages = self.page_writer(scope, pages, ordered, move |drafts, lane| {
                         block::write_pages(drafts, chunk, lane)
                     })?;
-                    let driven = self.drive_block(source, jobs, drafts, &mut reads);
+                    let driven = first(self.drive_block(source, jobs, drafts, &mut reads), &self.failure);
                     let root = join(pages, &self.failure);
                     let size = driven?;
                     root.map(|root| (root, size))
@@ -539,6 +539,17 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Records the driver's own error before the page writer, left alone, ends with another one.
+fn first<T>(driven: Result<T>, failure: &FirstError) -> Result<T> {
+    match driven {
+        Ok(_) | Err(Error::Cancelled) => driven,
+        Err(error) => {
+            failure.set(error);
+            Err(Error::Cancelled)
+        }
+    }
+}
+
 fn join(pages: std::thread::ScopedJoinHandle<'_, Result<PageRef>>, failure: &FirstError) -> Result<PageRef> {
     match pages.join() {
         Ok(Ok(root)) => Ok(root),
@@ -571,9 +582,13 @@ pub(crate) async fn open_index(
         config.clone(),
     )
     .await?;
-    for at in decided.iter().filter(|at| report.endless.contains(&at.id)) {
-        if !matches!(manifest::read(repository, *at).await, Ok(Some(Commit::Tombstone(_)) | None)) {
-            report.missing.push(format!("index/*/{}-*.end", at.id));
+    let endless: HashSet<SessionId> = report.endless.iter().copied().collect();
+    for at in decided.iter().filter(|at| endless.contains(&at.id)) {
+        match manifest::read(repository, *at).await {
+            Ok(Some(Commit::Snapshot(_))) => report.missing.push(format!("index/*/{}-*.end", at.id)),
+            // A fenced session owes nothing, and what is damaged is named by who reads manifests.
+            Ok(Some(Commit::Tombstone(_)) | None) | Err(Error::Damaged { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
     if session.is_some() {

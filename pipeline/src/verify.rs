@@ -5,6 +5,7 @@
 //! found bad. So damage is reported with both ends: the object, and the volume range or path that needs it.
 
 mod packs;
+mod records;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ use crate::repository::Repository;
 pub enum Mode {
     /// Manifests and pages; that each chunk's pack is there and long enough.
     Structure,
-    /// Every byte of every pack as well.
+    /// Every byte of every pack as well, and every record.
     ReadData,
     /// A random share of the packs, 0 to 1, at least one.
     Sample(f64),
@@ -139,6 +140,9 @@ pub fn run(
     let mut packs = Packs { sizes: runtime.block_on(packs::list(repository))?, ..Packs::default() };
     report.packs = packs.sizes.len() as u64;
     packs::read(runtime, repository, options.mode, plan.workers, progress, &mut packs, &mut report)?;
+    if options.mode == Mode::ReadData {
+        runtime.block_on(records::read(repository, progress, &mut report))?;
+    }
 
     let index = Arc::new(index);
     let loader = loader(runtime, repository, &index, progress);

@@ -152,7 +152,7 @@ fn missing(listed: &[Listed], decided: &[SessionId]) -> (Vec<String>, Vec<Sessio
     let mut ended: Vec<SessionId> = with_last.map(|l| l.name.session).collect();
     ended.sort_unstable();
     let endless = decided.iter().filter(|id| counts(id) && ended.binary_search(id).is_err());
-    (missing, endless.copied().take(NAMED).collect())
+    (missing, endless.copied().collect())
 }
 
 /// Drops runs that cover a segment which is gone from the store, and marks what the others cover.

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
+
 use super::{END_MAGIC, FORMAT, HEADER, Location, MAGIC, MAX_PACK, MAX_SLOTS, PackName, RECORD, TRAILER};
 use crate::error::{Error, Result};
 use crate::hash::{Hasher, Id, ObjectType};
 use crate::page;
 use crate::seal::{Codec, Compressor, FrameHead, Level, MasterKey, PackKey, TAG};
-use crate::store::Store;
+use crate::store::{Store, StoreErrorKind};
 
 use super::writer::Placed;
 
@@ -102,31 +104,6 @@ impl Opener {
         Ok(())
     }
 
-    /// Reads one frame from `store` and opens it. For pages and other single look-ups; bulk reads coalesce.
-    ///
-    /// # Errors
-    /// As [`Opener::open`], or the store's error. [`Error::Damaged`] also for lengths beyond the format's bounds.
-    pub async fn fetch(
-        &mut self,
-        store: &dyn Store,
-        kind: ObjectType,
-        id: &Id,
-        at: &Location,
-    ) -> Result<Vec<u8>> {
-        if !at.is_possible(kind) {
-            return Err(Error::damaged_at(
-                at.pack.key(),
-                u64::from(at.offset),
-                "length beyond the format's bounds",
-            ));
-        }
-        let start = u64::from(at.offset);
-        let stored = store.read(&at.pack.key(), start..start + u64::from(at.stored)).await?;
-        let mut out = vec![0; at.length as usize];
-        self.open(kind, id, at, &stored, &mut out)?;
-        Ok(out)
-    }
-
     /// Reads the table of a pack of `size` bytes: every frame in it. Needs nothing but the pack and the master key.
     ///
     /// # Errors
@@ -169,6 +146,26 @@ impl Opener {
         }
         let table = key.open_table(&header, &mut table).map_err(|what| damaged(&format!("table: {what}")))?;
         decode_table(name, table, end).map_err(damaged)
+    }
+}
+
+/// Reads the bytes of one frame, to be given to [`Opener::open`]. For pages and other single look-ups; bulk reads
+/// coalesce.
+///
+/// # Errors
+/// [`Error::Damaged`] naming the pack and the frame's offset, when it cannot be there or the pack is gone or cut short;
+/// the store's other errors.
+pub async fn read_frame(store: &dyn Store, kind: ObjectType, at: &Location) -> Result<Bytes> {
+    let (key, start) = (at.pack.key(), u64::from(at.offset));
+    let damaged = |what: &str| Err(Error::damaged_at(&key, start, what));
+    if !at.is_possible(kind) {
+        return damaged("beyond the format's bounds");
+    }
+    match store.read(&key, start..start + u64::from(at.stored)).await {
+        Ok(stored) => Ok(stored),
+        Err(e) if e.kind == StoreErrorKind::NotFound => damaged("is missing"),
+        Err(e) if e.kind == StoreErrorKind::OutOfRange => damaged("is cut short"),
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use super::reader::Opener;
+use super::reader::{Opener, read_frame};
 use super::writer::Placed;
 use super::*;
 use crate::error::{Error, Result};
@@ -52,6 +52,12 @@ fn opener() -> Opener {
     Opener::new(golden_master(), Hasher::new(&golden_master()), 1)
 }
 
+async fn fetch(opener: &mut Opener, store: &TestStore, (kind, id, at): &Placed) -> Result<Vec<u8>> {
+    let stored = read_frame(store, *kind, at).await?;
+    let mut out = vec![0; at.length as usize];
+    opener.open(*kind, id, at, &stored, &mut out).map(|()| out)
+}
+
 /// The table of `pack`, and what each of its frames opens to.
 async fn read(pack: &[u8]) -> Result<Vec<(Placed, Result<Vec<u8>>)>> {
     let store = TestStore::new();
@@ -59,7 +65,7 @@ async fn read(pack: &[u8]) -> Result<Vec<(Placed, Result<Vec<u8>>)>> {
     let mut opener = opener();
     let mut found = vec![];
     for placed in opener.table(&*store, NAME, pack.len() as u64).await? {
-        let opened = opener.fetch(&*store, placed.0, &placed.1, &placed.2).await;
+        let opened = fetch(&mut opener, &store, &placed).await;
         found.push((placed, opened));
     }
     Ok(found)
@@ -112,7 +118,17 @@ async fn a_pack_cut_anywhere_has_no_table() {
     let store = TestStore::new();
     let (kind, id, at) = placed[1];
     store.put(&NAME.key(), pack[..(at.offset + at.stored) as usize].to_vec());
-    assert_eq!(opener().fetch(&*store, kind, &id, &at).await.unwrap(), vec![b'a'; 1000]);
+    assert_eq!(fetch(&mut opener(), &store, &(kind, id, at)).await.unwrap(), vec![b'a'; 1000]);
+    for (lost, what) in [(placed[2], "is cut short"), ((kind, id, elsewhere(at)), "is missing")] {
+        match fetch(&mut opener(), &store, &lost).await {
+            Err(Error::Damaged { what: found, .. }) => assert_eq!(found, what),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn elsewhere(at: Location) -> Location {
+    Location { pack: PackName { id: [0xB3; 16], ..NAME }, ..at }
 }
 
 #[test]

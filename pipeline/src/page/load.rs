@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::hash::{Id, ObjectType};
 use crate::index::Index;
 use crate::pack::Location;
-use crate::pack::reader::Opener;
+use crate::pack::reader::{Opener, read_frame};
 use crate::progress::Progress;
 use crate::store::Store;
 
@@ -97,16 +97,7 @@ impl PageLoader {
     }
 
     fn fetch_at(&self, kind: ObjectType, id: &Id, at: &Location) -> Result<Vec<u8>> {
-        if !at.is_possible(kind) {
-            return Err(Error::damaged_at(
-                at.pack.key(),
-                u64::from(at.offset),
-                "length beyond the format's bounds",
-            ));
-        }
-        let start = u64::from(at.offset);
-        let range = start..start + u64::from(at.stored);
-        let stored = self.runtime.block_on(self.store.read(&at.pack.key(), range))?;
+        let stored = self.runtime.block_on(read_frame(&*self.store, kind, at))?;
         let mut out = vec![0; at.length as usize];
         let mut opener = self.opener.lock().unwrap_or_else(PoisonError::into_inner);
         opener.open(kind, id, at, &stored, &mut out)?;

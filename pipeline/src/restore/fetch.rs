@@ -18,6 +18,7 @@ use crate::hash::ObjectType;
 use crate::index::Index;
 use crate::io::Pool;
 use crate::limits::Pace;
+use crate::pack::Location;
 use crate::pack::reader::Opener;
 use crate::page::load::{PageLoader, is_lost};
 use crate::progress::{Progress, Station};
@@ -214,10 +215,8 @@ impl<T: Send + 'static> Deliveries<T> {
                     }
                 }
                 Err(error) if is_lost(&error) => {
-                    let text = error.to_string();
                     for to in frame.to {
-                        target
-                            .lost(to, Error::damaged_at(at.pack.key(), u64::from(at.offset), text.clone()))?;
+                        target.lost(to, again(&error, &at))?;
                     }
                 }
                 Err(error) => return Err(error),
@@ -238,5 +237,15 @@ impl<T: Send + 'static> Deliveries<T> {
             opener.open(ObjectType::Data, &frame.chunk.id, &frame.at, stored, &mut plain)?;
             Ok(plain.into())
         }
+    }
+}
+
+/// The same damage, for one more who wants the chunk.
+fn again(error: &Error, at: &Location) -> Error {
+    match error {
+        Error::Damaged { object, offset, what } => {
+            Error::Damaged { object: object.clone(), offset: *offset, what: what.clone() }
+        }
+        other => Error::damaged_at(at.pack.key(), u64::from(at.offset), other.to_string()),
     }
 }

@@ -205,6 +205,8 @@ impl Planner<'_> {
                     let range =
                         format!("{error}; lost with it: all entries to {}", String::from_utf8_lossy(&last));
                     self.run.damages.note(&first, 0, bytes, Error::damaged("page", range))?;
+                    // What was asked for may have been there.
+                    self.found = true;
                     continue;
                 }
                 Err(error) => return Err(error),

@@ -9,6 +9,7 @@
 
 mod bed;
 mod block;
+mod damage;
 mod golden;
 mod store;
 mod tree;
