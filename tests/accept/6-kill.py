@@ -117,18 +117,20 @@ class Round:
 
 
 def sources(bed):
-    """An image of noise, and a tree whose contents are mostly noise."""
+    """An image, and a tree: noise without repetitions, so that every run stores the same number of bytes."""
     total = (120 if bed.quick else 1200) << 20
     image, tree = bed.work / "image", bed.work / "tree"
     bed.python(TORTURE.parent.parent / "accept" / "blocks.py", "noise", image, total, SEED)
-    bed.python(TORTURE, tree)
     rng = random.Random(SEED)
-    folder = tree / "noise"
-    folder.mkdir()
-    left, number = total - (30 << 20), 0
+    left, number = total, 0
     while left > 0:
         length = min(left, rng.randrange(1, 1 << rng.randrange(12, 25)))
+        folder = tree / f"folder-{number % 40}"
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"file-{number}").write_bytes(rng.randbytes(length))
+        if number % 9 == 0:
+            os.link(folder / f"file-{number}", tree / f"link-{number}")
+            os.symlink(f"file-{number}", folder / f"symlink-{number}")
         left, number = left - length, number + 1
     return {"image": image, "tree": tree}, total
 
