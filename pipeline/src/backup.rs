@@ -512,11 +512,14 @@ impl<'a> Run<'a> {
             (Arc::clone(&self.index), Arc::clone(&self.failure), Arc::clone(&self.flush));
         let (uploads, progress, session) =
             (Arc::clone(uploads), Arc::clone(self.progress), Arc::clone(session));
-        let interval = self.options.checkpoint_interval;
+        // Counted from one to the next, however long their writing takes and however often the index is flushed between.
+        let interval = self.options.checkpoint_interval.max(Duration::from_millis(10));
         async move {
+            let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 let due = tokio::select! {
-                    () = tokio::time::sleep(interval) => true,
+                    _ = ticks.tick() => true,
                     () = flush.notified() => false,
                 };
                 if let Err(error) = index.flush().await {

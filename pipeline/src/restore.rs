@@ -18,6 +18,7 @@ pub(crate) mod stream;
 pub mod target;
 mod tree;
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::backup::{index_warnings, loader, open_index};
+use crate::entry::Entry;
 use crate::error::{Error, FirstError, Result};
 use crate::index::IndexConfig;
 use crate::io::{EngineChoice, EngineKind, Pool, Probe, probe};
@@ -119,13 +121,15 @@ pub(crate) struct Run<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Damages {
     list: Arc<Mutex<Vec<Damage>>>,
+    /// Places in the list of files with several names, by device and inode.
+    linked: Arc<Mutex<HashMap<(u64, u64), Vec<usize>>>>,
     keep_going: bool,
 }
 
 impl Damages {
     /// An empty list; without `keep_going` the first damage ends the run.
     pub(crate) fn new(keep_going: bool) -> Self {
-        Self { list: Arc::default(), keep_going }
+        Self { list: Arc::default(), linked: Arc::default(), keep_going }
     }
 
     /// Notes damage.
@@ -136,9 +140,41 @@ impl Damages {
         if !self.keep_going {
             return Err(why);
         }
-        let damage = Damage { path: path.to_vec(), offset, len, why: why.to_string() };
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(damage);
+        self.push(Damage { path: path.to_vec(), offset, len, why: why.to_string() });
         Ok(())
+    }
+
+    fn push(&self, damage: Damage) -> usize {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.push(damage);
+        list.len() - 1
+    }
+
+    /// Notes damage to a file, which may have several names.
+    ///
+    /// # Errors
+    /// As [`Damages::note`].
+    pub(crate) fn note_file(&self, file: &Entry, offset: u64, len: u64, why: Error) -> Result<()> {
+        if !self.keep_going || file.links < 2 {
+            return self.note(&file.path, offset, len, why);
+        }
+        let at = self.push(Damage { path: file.path.clone(), offset, len, why: why.to_string() });
+        let mut linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
+        linked.entry((file.device, file.inode)).or_default().push(at);
+        Ok(())
+    }
+
+    /// Notes what was noted for another name of the same file.
+    pub(crate) fn note_link(&self, name: &Entry) {
+        let linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(places) = linked.get(&(name.device, name.inode)) else { return };
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        for at in places {
+            let first = list[*at].clone();
+            if first.path != name.path {
+                list.push(Damage { path: name.path.clone(), ..first });
+            }
+        }
     }
 
     fn take(&self) -> Vec<Damage> {

@@ -122,7 +122,7 @@ sparse() {
     RUNNER=(strace -f -qq -o "$W/trace" -P "$image" -e "trace=read,pread64,preadv,preadv2")
     if strace -o /dev/null true 2>/dev/null; then
         if must "traced" backup "$image" --volume traced --engine pread --parent none; then
-            traced=$(awk -F '= ' '$NF ~ /^[0-9]+$/ { sum += $NF } END { printf "%d", sum }' "$W/trace")
+            traced=$(awk -F '= ' '$NF ~ /^[0-9]+$/ { sum += $NF } END { printf "%.0f", sum }' "$W/trace")
             check "holes are not read, seen by strace" "$traced bytes returned to pread, $chunks in chunks with any" \
                 test "$traced" -le "$chunks" -a "$traced" -gt 0
         fi

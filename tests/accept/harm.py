@@ -83,7 +83,8 @@ def wrong_ranges(truth, back):
             if not x and not y:
                 return ranges
             if x != y:
-                zeros = not any(y) and len(x) == len(y)
+                # What is lost begins and ends anywhere: each byte is right, or zero because it was not written.
+                zeros = len(x) == len(y) and all(w in (0, v) for v, w in zip(x, y, strict=True))
                 if ranges and ranges[-1][1] == at and ranges[-1][2] == zeros:
                     ranges[-1] = (ranges[-1][0], at + BLOCK, zeros)
                 else:
@@ -125,6 +126,17 @@ def wrong_bytes(truth, back):
     return wrong
 
 
+def joined(ranges):
+    """(first, last) of what (offset, length) ranges cover together."""
+    whole = []
+    for offset, length in sorted(ranges):
+        if whole and offset <= whole[-1][1]:
+            whole[-1][1] = max(whole[-1][1], offset + length)
+        else:
+            whole.append([offset, offset + length])
+    return whole
+
+
 def lost_and_not_listed(truth, back, listed):
     """What is missing in a target although no damage was listed for it. `listed`: (path, offset, length); a length of
     None is the whole file."""
@@ -139,11 +151,15 @@ def lost_and_not_listed(truth, back, listed):
             lost += 1
             continue
         if not os.path.exists(b):
-            missed.append(f"{name} is not there")
+            # A file of which nothing is left is not made; then all of it must be listed.
+            if any(offset == 0 and length >= os.path.getsize(a) for offset, length in mine):
+                lost += 1
+            else:
+                missed.append(f"{name} is not there")
             continue
         for start, end, _ in wrong_ranges(a, b):
             lost += 1
             # Differences are found in blocks; the listed range may begin or end within one.
-            if not any(offset - BLOCK < start and end < offset + length + BLOCK for offset, length in mine):
-                missed.append(f"{name}: bytes {start} to {end}")
+            if not any(first - BLOCK < start and end < last + BLOCK for first, last in joined(mine)):
+                missed.append(f"{name}: bytes {start} to {end}, listed: {mine}")
     return missed, lost

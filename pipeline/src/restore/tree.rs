@@ -109,11 +109,12 @@ pub(super) fn restore(
         match walk.next_entry() {
             Ok(None) => break,
             Ok(Some(entry)) => {
+                let Some(entry) = select.place(entry) else { continue };
                 // With a selection, those that were not made are passed over.
-                if matches!(entry.kind, EntryKind::Directory { .. })
-                    && let Some(entry) = select.place(entry)
-                {
+                if matches!(entry.kind, EntryKind::Directory { .. }) {
                     target.finish_directory(&entry)?;
+                } else if entry.links > 1 && select.wants(&entry) {
+                    run.damages.note_link(&entry);
                 }
             }
             // Noted on the way forwards.
@@ -312,7 +313,7 @@ impl Planner<'_> {
                         }
                         Err(error) if is_lost(&error) => {
                             let (offset, len) = walk.lost().unwrap_or((end, open.entry.size - end));
-                            self.run.damages.note(&open.entry.path, offset, len, error)?;
+                            self.run.damages.note_file(&open.entry, offset, len, error)?;
                             end = offset + len;
                         }
                         Err(error) => return Err(error),
@@ -390,7 +391,7 @@ impl Deliver for Writer<'_> {
             To::Part { file, offset, skip, len } => {
                 match slice(plain, skip, len.into()) {
                     Some(bytes) => self.write(&file.file, &file.entry, offset, bytes)?,
-                    None => self.damages.note(&file.entry.path, offset, len.into(), passes_end())?,
+                    None => self.damages.note_file(&file.entry, offset, len.into(), passes_end())?,
                 }
                 part_done(&file, self.target, self.open)
             }
@@ -401,7 +402,7 @@ impl Deliver for Writer<'_> {
         match to {
             To::Whole { entry, .. } => self.damages.note(&entry.path, 0, entry.size, why),
             To::Part { file, offset, len, .. } => {
-                self.damages.note(&file.entry.path, offset, len.into(), why)?;
+                self.damages.note_file(&file.entry, offset, len.into(), why)?;
                 part_done(&file, self.target, self.open)
             }
         }
