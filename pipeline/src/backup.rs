@@ -481,6 +481,7 @@ impl<'a> Run<'a> {
             jobs,
             drafts,
             progress: Arc::clone(self.progress),
+            failure: Arc::clone(&self.failure),
             next: 0,
         };
         match source {

@@ -172,6 +172,11 @@ impl Index {
         }
     }
 
+    /// A claimed chunk is not going to be stored.
+    pub fn release(&self, kind: ObjectType, id: &Id) {
+        self.local.release(kind, id);
+    }
+
     /// A claimed chunk is now in an open pack, and others may refer to it there.
     pub fn place(&self, kind: ObjectType, id: &Id, at: Location) {
         self.local.place(kind, id, at);

@@ -117,12 +117,15 @@ pub(crate) struct Run<'a> {
     pub(crate) damages: Damages,
 }
 
+/// Where in the list of damages a file's are, by its device and inode.
+type Places = HashMap<(u64, u64), Vec<usize>>;
+
 /// Damages, collected by all workers.
 #[derive(Debug, Clone)]
 pub(crate) struct Damages {
     list: Arc<Mutex<Vec<Damage>>>,
     /// Places in the list of files with several names, by device and inode.
-    linked: Arc<Mutex<HashMap<(u64, u64), Vec<usize>>>>,
+    linked: Arc<Mutex<Places>>,
     keep_going: bool,
 }
 

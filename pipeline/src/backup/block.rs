@@ -9,14 +9,14 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::parent::Extents;
 use super::readahead::ReadAhead;
 use super::ticket::{Outcome, Ticket, ticket};
 use super::work::{Job, Lane};
 use crate::entry::PageRef;
-use crate::error::{Error, Result};
+use crate::error::{Error, FirstError, Result};
 use crate::io::Buf;
 use crate::page::extents::{ExtentWriter, Shape};
-use crate::page::walk::ExtentWalk;
 use crate::progress::{Counter, Progress};
 use crate::source::block::BlockSource;
 
@@ -35,10 +35,11 @@ pub(super) enum Draft {
 /// Cuts what is read into chunks and hands them out.
 pub(super) struct Driver {
     pub(super) chunk: usize,
-    pub(super) parent: Option<ExtentWalk>,
+    pub(super) parent: Option<Extents>,
     pub(super) jobs: Sender<Job>,
     pub(super) drafts: Sender<Draft>,
     pub(super) progress: Arc<Progress>,
+    pub(super) failure: Arc<FirstError>,
     /// First byte that was not handed out yet.
     pub(super) next: u64,
 }
@@ -103,6 +104,7 @@ impl Driver {
     fn wait_for(&self, input: &File) -> Result<()> {
         loop {
             self.progress.check()?;
+            self.failure.check()?;
             let mut ready = [PollFd::new(input, PollFlags::IN)];
             // Whatever is wrong with the descriptor, the read says it better.
             if !matches!(poll(&mut ready, Some(&WAKE)), Ok(0) | Err(Errno::INTR)) {

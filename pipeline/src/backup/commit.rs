@@ -105,7 +105,7 @@ impl Run<'_> {
             volume: self.volume,
             parent: manifest.parent,
             engine: self.engine,
-            warnings: self.warnings,
+            warnings: self.warnings.into_iter().chain(self.parent.warning()).collect(),
             skipped: manifest.skipped,
             counts: manifest.counts,
             statistics: manifest.statistics,

@@ -14,7 +14,7 @@ use crate::hash::{Hasher, Id, ObjectType};
 use crate::index::{Claim, Index};
 use crate::pack::upload::Uploads;
 use crate::pack::writer::PackWriter;
-use crate::pack::{Class, SessionId};
+use crate::pack::{Class, Location, SessionId};
 use crate::page::extents::PageSink;
 use crate::page::{self};
 use crate::progress::{Counter, Progress, Station};
@@ -133,10 +133,15 @@ impl Lane {
                     shared.progress.add(Counter::ChunksReused, 1);
                     shared.progress.add(Counter::Reused, len);
                 }
-                hint
+                match hint {
+                    None if !shared.dry_run => Some(self.being_placed(kind, &id)?),
+                    hint => hint,
+                }
             }
             Claim::New if shared.dry_run => {
                 shared.progress.add(Counter::New, len);
+                // Nobody will place it, and remembering all would take memory by the size of the volume.
+                shared.index.release(kind, &id);
                 None
             }
             Claim::New => {
@@ -153,6 +158,19 @@ impl Lane {
             }
         };
         Ok(ChunkRef { id, hint })
+    }
+
+    /// The place of a chunk that another worker is storing at this moment. A page without it would need the index to be
+    /// restored. The other worker waits for nothing that this one holds: there are parts enough for all lanes.
+    fn being_placed(&self, kind: ObjectType, id: &Id) -> Result<Location> {
+        loop {
+            if let Some(at) = self.shared.index.find(kind, id) {
+                return Ok(at);
+            }
+            self.shared.failure.check()?;
+            self.shared.progress.check()?;
+            std::thread::sleep(PLACING);
+        }
     }
 
     /// Finishes the open pack.
@@ -178,6 +196,9 @@ struct Adapt {
     waited: u64,
     level: i32,
 }
+
+/// How long to wait before looking again whether another worker has placed a chunk: less than compressing one takes.
+const PLACING: Duration = Duration::from_micros(100);
 
 /// How often the level is reconsidered.
 const ADAPT_EVERY: Duration = Duration::from_secs(1);

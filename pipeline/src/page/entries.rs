@@ -144,6 +144,10 @@ impl EntryWriter {
             self.last.iter().zip(&entry.path).take_while(|(a, b)| a == b).count()
         };
         encode_entry(&mut self.page, entry, shared, &mut self.ids);
+        if entry.content.len() != entry.size {
+            let (has, size) = (entry.content.len(), entry.size);
+            return Err(Error::Internal(format!("an entry of {size} bytes with {has} bytes of contents")));
+        }
         self.last.clone_from(&entry.path);
         self.count += 1;
         // Sparse files of exabytes are possible: the sum is for people, so it may saturate.

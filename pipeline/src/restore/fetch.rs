@@ -4,7 +4,7 @@
 //! planner ──reads, granted by bytes──► async fetches ──► workers: open ──► Deliver
 //! ```
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -70,6 +70,13 @@ pub(crate) struct Shared {
 /// Bytes of one permit of [`Shared::fetched`].
 pub(crate) const GRAIN: u64 = 4 << 10;
 
+/// What a worker deals with next.
+enum Ready<T> {
+    Fetched(Fetched<T>),
+    /// A want that no pack is known for.
+    Unknown(T),
+}
+
 struct Fetched<T> {
     fetch: Fetch<T>,
     result: Result<Bytes>,
@@ -81,32 +88,28 @@ struct Fetched<T> {
 pub(crate) struct Fetcher<T> {
     shared: Shared,
     planner: Planner<T>,
-    done: Sender<Fetched<T>>,
-    /// Wants that no pack is known for, for a worker to report.
-    unknown: Arc<Mutex<Vec<T>>>,
+    done: Sender<Ready<T>>,
 }
 
 /// The workers' side of a [`Fetcher`].
 pub(crate) struct Deliveries<T> {
     shared: Shared,
-    ready: Receiver<Fetched<T>>,
-    unknown: Arc<Mutex<Vec<T>>>,
+    ready: Receiver<Ready<T>>,
 }
 
 impl<T> Clone for Deliveries<T> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), ready: self.ready.clone(), unknown: Arc::clone(&self.unknown) }
+        Self { shared: self.shared.clone(), ready: self.ready.clone() }
     }
 }
 
 /// Both sides, planning in windows of about `window` stored bytes.
 pub(crate) fn fetcher<T: Send + 'static>(shared: &Shared, window: u64) -> (Fetcher<T>, Deliveries<T>) {
-    // Unbounded, but every message holds a grant of the semaphore.
+    // Unbounded, but what was fetched holds a grant of the semaphore; the rest is small.
     let (done, ready) = unbounded();
-    let unknown = Arc::new(Mutex::new(Vec::new()));
     let planner = Planner::new(Arc::clone(&shared.index), window);
-    let fetcher = Fetcher { shared: shared.clone(), planner, done, unknown: Arc::clone(&unknown) };
-    (fetcher, Deliveries { shared: shared.clone(), ready, unknown })
+    let fetcher = Fetcher { shared: shared.clone(), planner, done };
+    (fetcher, Deliveries { shared: shared.clone(), ready })
 }
 
 impl<T: Send + 'static> Fetcher<T> {
@@ -119,7 +122,8 @@ impl<T: Send + 'static> Fetcher<T> {
             Ok(false) => Ok(()),
             Ok(true) => self.flush(),
             Err(Unknown(to)) => {
-                self.unknown.lock().unwrap_or_else(PoisonError::into_inner).push(to);
+                // At once: an open file waits for it. Nobody listens only when the run has failed already.
+                let _ = self.done.send(Ready::Unknown(to));
                 Ok(())
             }
         }
@@ -153,7 +157,7 @@ impl<T: Send + 'static> Fetcher<T> {
         self.shared.runtime.spawn(async move {
             let result = store.read(&fetch.pack.key(), fetch.range.clone()).await.map_err(Error::from);
             // Nobody listens only when the run has failed already.
-            let _ = done.send(Fetched { fetch, result, _grant: grant });
+            let _ = done.send(Ready::Fetched(Fetched { fetch, result, _grant: grant }));
         });
         Ok(())
     }
@@ -168,18 +172,19 @@ impl<T: Send + 'static> Deliveries<T> {
 
     fn work(&self, opener: &mut Opener, target: &mut impl Deliver<To = T>) -> Result<()> {
         let mut idle = Instant::now();
-        while let Ok(fetched) = self.ready.recv() {
+        while let Ok(ready) = self.ready.recv() {
             self.shared.progress.waited_for(Station::Store, idle.elapsed());
             self.shared.failure.check()?;
-            self.deliver(fetched, opener, target)?;
+            match ready {
+                Ready::Fetched(fetched) => self.deliver(fetched, opener, target)?,
+                Ready::Unknown(to) => {
+                    let what = "no pack is known to hold a chunk of this snapshot";
+                    target.lost(to, Error::damaged("index", what))?;
+                }
+            }
             idle = Instant::now();
         }
         self.shared.failure.check()?;
-        loop {
-            let unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(to) = unknown else { break };
-            target.lost(to, Error::damaged("index", "no pack is known to hold a chunk of this snapshot"))?;
-        }
         target.finish()
     }
 

@@ -105,15 +105,21 @@ pub(super) fn restore(
     run.shared.failure.take()?;
     planned?;
     let mut walk = EntryWalk::backwards(run.loader(), root).within(&select.subtree);
+    // What is below a directory comes right before it.
+    let mut wanted = Vec::new();
     loop {
         match walk.next_entry() {
             Ok(None) => break,
             Ok(Some(entry)) => {
                 let Some(entry) = select.place(entry) else { continue };
-                // With a selection, those that were not made are passed over.
-                if matches!(entry.kind, EntryKind::Directory { .. }) {
+                let wants = select.wants(&entry);
+                if wants {
+                    wanted.clone_from(&entry.path);
+                }
+                let directory = matches!(entry.kind, EntryKind::Directory { .. });
+                if directory && (wants || is_above(&entry.path, &wanted)) {
                     target.finish_directory(&entry)?;
-                } else if entry.links > 1 && select.wants(&entry) {
+                } else if entry.links > 1 && !directory && wants {
                     run.damages.note_link(&entry);
                 }
             }
@@ -127,6 +133,11 @@ pub(super) fn restore(
         let file = file.try_clone().map_err(|e| Error::target_io(path, "cannot read back", e))?;
         Ok((path.clone(), file))
     })
+}
+
+/// True when `path` is below the directory `above`.
+fn is_above(above: &[u8], path: &[u8]) -> bool {
+    above.is_empty() || path.get(above.len()) == Some(&b'/') && path.starts_with(above)
 }
 
 /// A file that was written, for reading a sample back.

@@ -217,7 +217,7 @@ fn objects(root: &Path) -> BTreeSet<String> {
 }
 
 /// Paths below `root` with the bytes of files; the root alone when it is a file, nothing when it is not there.
-fn contents(root: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
+pub(super) fn contents(root: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
     fn add(root: &Path, path: &Path, into: &mut BTreeMap<String, Option<Vec<u8>>>) {
         let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
         if path.is_dir() {
