@@ -117,12 +117,15 @@ pub(crate) struct Run<'a> {
     pub(crate) damages: Damages,
 }
 
+/// Places in a list of damages, by device and inode.
+type Linked = HashMap<(u64, u64), Vec<usize>>;
+
 /// Damages, collected by all workers.
 #[derive(Debug, Clone)]
 pub(crate) struct Damages {
     list: Arc<Mutex<Vec<Damage>>>,
-    /// Places in the list of files with several names, by device and inode.
-    linked: Arc<Mutex<HashMap<(u64, u64), Vec<usize>>>>,
+    /// Those of files with several names.
+    linked: Arc<Mutex<Linked>>,
     keep_going: bool,
 }
 
