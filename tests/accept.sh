@@ -63,6 +63,7 @@ report=$out/report.md
 # A script that hangs is a failure, not a run that somebody has to stop. Stopped, it takes its script along.
 limit=21600 running=''
 [ -z "$quick" ] || limit=900
+# shellcheck disable=SC2317,SC2329 # lib.sh calls it
 before_cleanup() { [ -z "$running" ] || { kill -TERM "$running" && wait "$running"; } || true; }
 
 failed=0 started=$SECONDS table=''

@@ -49,7 +49,9 @@ use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress, Skipped};
 use crate::repository::{CdcSizes, Repository};
 use crate::seal::Level;
-use crate::session::{Checkpoint, Leftover, OpenUpload, Session, abort_uploads, host_name, leftovers};
+use crate::session::{
+    Checkpoint, Leftover, OpenUpload, RENEW_EVERY, Session, abort_uploads, host_name, leftovers,
+};
 use crate::source::block::BlockSource;
 use crate::source::tree::TreeOptions;
 use parent::Parent;
@@ -518,10 +520,16 @@ impl<'a> Run<'a> {
         async move {
             let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut renewals = tokio::time::interval(RENEW_EVERY / 10);
             loop {
                 let due = tokio::select! {
                     _ = ticks.tick() => true,
                     () = flush.notified() => false,
+                    _ = renewals.tick() => {
+                        // Not fatal while a later one succeeds within the lease.
+                        let _ = session.tick().await;
+                        continue;
+                    }
                 };
                 if let Err(error) = index.flush().await {
                     failure.set(error);
@@ -537,7 +545,6 @@ impl<'a> Run<'a> {
                 // A checkpoint that fails costs nothing but resuming from an older one; a store that stays away
                 // fails the uploads as well.
                 let _ = session.checkpoint(&checkpoint).await;
-                let _ = session.tick().await;
             }
         }
     }

@@ -7,6 +7,7 @@
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+# shellcheck disable=SC2317,SC2329 # given to check
 quietly() { "$@" >"$W/found" 2>&1; }
 blocks() { python3 "$ACCEPT/blocks.py" "$@"; }
 # same WHAT FIGURES A B [--prefix]

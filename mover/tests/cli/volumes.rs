@@ -120,6 +120,18 @@ fn a_tree_there_and_back_in_part_and_whole() {
     assert_eq!(std::fs::read(whole.join("deep/er/file")).unwrap(), noise(3 << 20, 2));
     assert_eq!(std::fs::read_link(whole.join("link")).unwrap().to_str(), Some("nowhere"));
     assert!(!whole.join("left.out").exists());
+    let nothing = bed.path("nothing");
+    let words = [
+        "restore",
+        "latest",
+        "--volume",
+        "tree",
+        "--target",
+        nothing.to_str().unwrap(),
+        "--include",
+        "*.none",
+    ];
+    assert_eq!((bed.run(&words).code, nothing.exists()), (2, false));
     let part = restore("part", &["--include", "*.txt"]);
     assert!(part.join("deep/note.txt").exists() && !part.join("deep/er").exists());
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::index::{Index, MAX_RECORDS, SyncReport};
+use crate::index::{Index, MAX_RECORDS, SegmentName, SyncReport};
 use crate::pack::reader::Opener;
 use crate::page::load::is_lost;
 use crate::repository::Repository;
@@ -51,7 +51,8 @@ pub(super) async fn repair(
     index.flush().await?;
     warnings
         .push(format!("rebuilt the index of {packs} packs with {chunks} chunks from the packs themselves"));
-    for (key, _) in &report.damaged {
+    // What has no segment's name may be a later version's, and is not ours to delete.
+    for (key, _) in report.damaged.iter().filter(|(key, _)| SegmentName::from_key(key).is_some()) {
         match store.delete(key).await {
             Ok(()) => {}
             Err(error) if error.kind == StoreErrorKind::Denied => {

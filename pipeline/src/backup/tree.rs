@@ -303,6 +303,7 @@ impl<'a> Driver<'a> {
         }
         self.hole(entry.size - state.end)?;
         match file.changed() {
+            Ok(None) if state.short => self.progress.skip(&entry.path, "could be read in part only"),
             Ok(None) => {}
             Ok(Some(what)) => self.progress.skip(&entry.path, what),
             Err(e) => self.progress.skip(&entry.path, format!("cannot be looked at after reading: {e}")),

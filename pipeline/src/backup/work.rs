@@ -14,7 +14,7 @@ use crate::hash::{Hasher, Id, ObjectType};
 use crate::index::{Claim, Index};
 use crate::pack::upload::Uploads;
 use crate::pack::writer::PackWriter;
-use crate::pack::{Class, Location, SessionId};
+use crate::pack::{Class, SessionId};
 use crate::page::extents::PageSink;
 use crate::page::{self};
 use crate::progress::{Counter, Progress, Station};
@@ -127,16 +127,13 @@ impl Lane {
     fn store(&mut self, kind: ObjectType, id: Id, plain: &[u8], len: u64) -> Result<ChunkRef> {
         let shared = &self.shared;
         let data = kind == ObjectType::Data;
-        let hint = match shared.index.claim(kind, &id) {
+        let hint = match self.claim(kind, &id)? {
             Claim::Known(hint) => {
                 if data {
                     shared.progress.add(Counter::ChunksReused, 1);
                     shared.progress.add(Counter::Reused, len);
                 }
-                match hint {
-                    None if !shared.dry_run => Some(self.being_placed(kind, &id)?),
-                    hint => hint,
-                }
+                hint
             }
             Claim::New if shared.dry_run => {
                 shared.progress.add(Counter::New, len);
@@ -160,16 +157,16 @@ impl Lane {
         Ok(ChunkRef { id, hint })
     }
 
-    /// The place of a chunk that another worker is storing at this moment. A page without it would need the index to be
-    /// restored. The other worker waits for nothing that this one holds: there are parts enough for all lanes.
-    fn being_placed(&self, kind: ObjectType, id: &Id) -> Result<Location> {
+    /// Asks for a chunk and waits while another worker is storing it: a page without its place would need the index to
+    /// be restored. The other one waits for nothing that this one holds: there are parts enough for all lanes.
+    fn claim(&self, kind: ObjectType, id: &Id) -> Result<Claim> {
         loop {
-            if let Some(at) = self.shared.index.find(kind, id) {
-                return Ok(at);
+            match self.shared.index.claim(kind, id) {
+                Claim::Known(None) if !self.shared.dry_run => std::thread::sleep(PLACING),
+                claim => return Ok(claim),
             }
             self.shared.failure.check()?;
             self.shared.progress.check()?;
-            std::thread::sleep(PLACING);
         }
     }
 

@@ -80,6 +80,7 @@ pub(super) fn restore(
 ) -> Result<u64> {
     let root =
         manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
+    let is_new = !path.exists();
     let target = TreeTarget::open(path, TargetOptions { overwrite, privileged }, run.progress)?;
     let sample = Sample::default();
     let (fetcher, deliveries) = fetcher::<To>(&run.shared, run.window());
@@ -102,6 +103,10 @@ pub(super) fn restore(
         Planner { run, target: &target, fetcher, open: &open, above: Vec::new(), found: false }
             .plan(walk, select)
     });
+    if is_new && matches!(planned, Err(Error::Usage(_))) {
+        // Asked for something that is not there: nothing was written, and nothing is left. Not empty, it stays.
+        let _ = std::fs::remove_dir(path);
+    }
     run.shared.failure.take()?;
     planned?;
     let mut walk = EntryWalk::backwards(run.loader(), root).within(&select.subtree);
