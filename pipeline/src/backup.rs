@@ -290,7 +290,10 @@ impl<'a> Run<'a> {
         warnings.extend(index_warnings(&report));
         let index = Arc::new(index);
         let index_rebuilt = match session {
-            Some(_) => runtime.block_on(repair::repair(repository, &index, &report, &mut warnings))?,
+            Some(_) => runtime.block_on(async {
+                repair::exclude_lost(&index, &mut warnings).await?;
+                repair::repair(repository, &index, &report, &mut warnings).await
+            })?,
             None => false,
         };
         let skipped = Arc::new(Mutex::new(Vec::new()));

@@ -156,6 +156,16 @@ impl Index {
         }
     }
 
+    /// A place of a stored chunk that `fits`: there may be several copies, and some of them lost.
+    pub fn find_where(
+        &self,
+        kind: ObjectType,
+        id: &Id,
+        fits: impl Fn(&Location) -> bool,
+    ) -> Option<Location> {
+        self.cache.find(kind, id, |at| self.usable(at) && fits(at))
+    }
+
     /// Asks for a chunk and claims it when it is absent: of all workers that ask at the same time, one gets
     /// [`Claim::New`].
     pub fn claim(&self, kind: ObjectType, id: &Id) -> Claim {

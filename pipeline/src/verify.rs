@@ -282,7 +282,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A chunk is sound when one of its places is: the hint, or where the index says.
+    /// A chunk is sound when one of its places is: the hint, or any that the index knows.
     fn chunk(
         &mut self,
         id: SessionId,
@@ -297,11 +297,12 @@ impl Walk<'_> {
         if hinted.as_ref().is_some_and(|(_, fault)| fault.is_none()) {
             return Ok(());
         }
-        let indexed = self.index.find(ObjectType::Data, &chunk.id).map(|at| (at, self.packs.fault(&at)));
-        if indexed.as_ref().is_some_and(|(_, fault)| fault.is_none()) {
+        let sound = |at: &Location| self.packs.fault(at).is_none();
+        if self.index.find_where(ObjectType::Data, &chunk.id, sound).is_some() {
             return Ok(());
         }
-        let (object, why) = match indexed.or(hinted) {
+        let indexed = || self.index.find(ObjectType::Data, &chunk.id).map(|at| (at, self.packs.fault(&at)));
+        let (object, why) = match hinted.or_else(indexed) {
             Some((at, fault)) => (at.pack.key(), fault.unwrap_or_default()),
             None => ("index".to_owned(), "knows no pack for a chunk".to_owned()),
         };

@@ -9,6 +9,23 @@ use crate::page::load::is_lost;
 use crate::repository::Repository;
 use crate::store::StoreErrorKind;
 
+/// Packs that are gone from the store are not referred to: what this run needs of them, it stores again.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn exclude_lost(index: &Index, warnings: &mut Vec<String>) -> Result<()> {
+    let lost = index.lost().await?;
+    if let Some(first) = lost.first() {
+        let (count, key) = (lost.len(), first.key());
+        warnings.push(format!(
+            "{count} packs are gone from the store, such as {key}: what is needed of them is stored again; `verify` \
+             tells what older snapshots have lost"
+        ));
+        index.exclude(lost);
+    }
+    Ok(())
+}
+
 /// Rebuilds what `report` says is damaged or missing, if anything is, and says what was done; true when it did. A damaged segment is
 /// deleted once its packs are in a new one; without the right to delete it stays and is reported again.
 ///

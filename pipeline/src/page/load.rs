@@ -8,8 +8,8 @@ use crate::entry::ChunkRef;
 use crate::error::{Error, Result};
 use crate::hash::{Id, ObjectType};
 use crate::index::Index;
-use crate::pack::Location;
 use crate::pack::reader::{Opener, read_frame};
+use crate::pack::{Location, PackName};
 use crate::progress::Progress;
 use crate::store::Store;
 
@@ -66,22 +66,24 @@ impl PageLoader {
         Ok(page)
     }
 
-    /// A chunk of data, whole. For single look-ups; bulk reads are planned by pack.
+    /// A chunk, whole: where its hint says, or any other copy that the index knows. For single look-ups; bulk reads are
+    /// planned by pack.
     ///
     /// # Errors
     /// As [`PageLoader::load`].
     pub fn fetch(&self, kind: ObjectType, chunk: &ChunkRef) -> Result<Vec<u8>> {
-        let mut failed = match chunk.hint.map(|at| self.fetch_at(kind, &chunk.id, &at)) {
-            Some(Ok(page)) => return Ok(page),
-            Some(Err(error)) if !is_lost(&error) => return Err(error),
-            Some(Err(error)) => Some(error),
-            None => None,
-        };
-        if let Some(at) = self.index.find(kind, &chunk.id).filter(|at| Some(*at) != chunk.hint) {
+        let mut tried: Vec<PackName> = Vec::new();
+        let mut failed = None;
+        let mut place = chunk.hint;
+        loop {
+            let other = || self.index.find_where(kind, &chunk.id, |at| !tried.contains(&at.pack));
+            let Some(at) = place.take().or_else(other) else { break };
             match self.fetch_at(kind, &chunk.id, &at) {
                 Ok(page) => return Ok(page),
-                Err(error) => failed = Some(error),
+                Err(error) if is_lost(&error) => failed = failed.or(Some(error)),
+                Err(error) => return Err(error),
             }
+            tried.push(at.pack);
         }
         Err(failed
             .unwrap_or_else(|| Error::damaged("index", "no pack is known to hold a chunk of this snapshot")))

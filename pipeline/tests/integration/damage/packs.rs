@@ -131,3 +131,19 @@ fn a_backup_goes_on_without_a_parent_that_cannot_be_read_and_heals_its_pages() {
         assert_eq!(contents(&original.bed.path(volume)), contents(&target), "{volume}");
     }
 }
+
+#[test]
+fn a_backup_stores_again_what_was_in_packs_that_are_gone() {
+    let original = Original::new();
+    for n in [0, 1, 2, 3] {
+        let volume = ["image", "tree"][n % 2];
+        for key in original.taken[n].packs(&original.bed, 1) {
+            let opened = original.harmed(key, delete).open();
+            let report = opened.bed.volume(volume, &original.bed.path(volume)).unwrap();
+            assert!(report.warnings.iter().any(|w| w.contains(key)), "{volume}: {:?}", report.warnings);
+            let target = opened.bed.path("healed");
+            opened.bed.restore(&report.manifest.unwrap(), &target);
+            assert_eq!(contents(&original.bed.path(volume)), contents(&target), "{volume}");
+        }
+    }
+}
