@@ -73,7 +73,8 @@ for line in ${only//,/ }; do
     name=${script%.*} began=$SECONDS status=0
     log "$name${quick:+ --quick} ..."
     # Into files, shown from there: were it a pipe, whatever a script left running could hold it open for ever.
-    : >"$out/$name.out" >"$out/$name.err"
+    : >"$out/$name.out"
+    : >"$out/$name.err"
     timeout --kill-after=60 "$limit" "$TW_REPO/tests/accept/$script" $quick --binary "$binary" --tools "$tools" \
         </dev/null >"$out/$name.out" 2>"$out/$name.err" &
     running=$!
