@@ -12,10 +12,10 @@ use tradewind_pipeline::backup::{self, BackupOptions, ParentChoice};
 use tradewind_pipeline::io::{EngineChoice, Probe};
 use tradewind_pipeline::manifest::{self, Manifest, VolumeName, catalog};
 use tradewind_pipeline::pack::SessionId;
+use tradewind_pipeline::patterns::Patterns;
 use tradewind_pipeline::repository::{InitOptions, SlotKind};
 use tradewind_pipeline::restore::{self, RestoreOptions, Target};
 use tradewind_pipeline::seal::{self, Level};
-use tradewind_pipeline::source::tree::ExcludeSet;
 use tradewind_pipeline::store::rate::Rate as PacedStore;
 use tradewind_pipeline::store::retry::{Policy, Retry};
 use tradewind_pipeline::store::{Store, url};
@@ -38,7 +38,7 @@ use crate::secret::{Ask, Secret};
 type Tags = BTreeMap<String, String>;
 
 /// What a backup leaves out.
-pub(crate) type Excludes = ExcludeSet;
+pub(crate) type Excludes = Patterns;
 
 /// An open repository, and the limits that its store and the runs share.
 pub(crate) struct Repository {
@@ -171,9 +171,9 @@ pub(crate) fn excludes(args: &BackupArgs) -> Result<Excludes> {
     for file in &args.exclude_files {
         let text = std::fs::read_to_string(file)
             .map_err(|e| Error::Usage(format!("cannot read {}: {e}", file.display())))?;
-        all.extend(ExcludeSet::lines(&text).map(str::to_owned));
+        all.extend(Patterns::lines(&text).map(str::to_owned));
     }
-    ExcludeSet::new(all)
+    Patterns::new(all)
 }
 
 pub(crate) fn backup(
@@ -254,7 +254,7 @@ pub(crate) fn restore(
     tags: Tags,
     output: Option<std::fs::File>,
 ) -> Result<(Restore, Vec<Damage>)> {
-    let includes = ExcludeSet::new(patterns(&args.includes)?)?;
+    let includes = Patterns::new(patterns(&args.includes)?)?;
     let Place { snapshot, path } = &args.place;
     let manifest = find(context, repository, snapshot, args.selection.volume.as_deref(), tags)?;
     let options = RestoreOptions {

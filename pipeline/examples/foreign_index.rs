@@ -49,7 +49,7 @@ async fn open(store: &str, cache: &str, filter: usize) -> Result<(), Box<dyn Err
     };
     let started = Instant::now();
     let store = Arc::new(LocalStore::new(store)?);
-    let (index, report) = Index::open(store, &master(), 0, &[0; 16], None, config).await?;
+    let (index, report) = Index::open(store, &master(), 0, &[0; 16], None, &[], config).await?;
     println!("opened in {:.1?}: {report:?}", started.elapsed());
     let records = index.cache_stats().records;
     // Known chunks in no order, then unknown ones.

@@ -14,6 +14,7 @@
 //! the index and uses again.
 
 mod block;
+mod commit;
 mod parent;
 mod readahead;
 mod repair;
@@ -21,7 +22,9 @@ mod ticket;
 mod tree;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,19 +39,21 @@ use crate::gc;
 use crate::index::{Index, IndexConfig, MAX_RECORDS, SyncReport};
 use crate::io::{EngineChoice, Pool, Probe, probe};
 use crate::limits::{BLOCK_READ, FILE_READ, Limits, Plan, plan};
-use crate::manifest::{Counts, Manifest, SkippedItem, SourceInfo, Statistics, VolumeKind, VolumeName};
+use crate::manifest::{
+    self, Commit, Counts, Manifest, SkippedItem, SnapshotKey, Statistics, VolumeKind, VolumeName, catalog,
+};
 use crate::pack::upload::Uploads;
 use crate::pack::{Class, SessionId};
 use crate::page::entries::{EntryWriter, boundary_key};
+use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress, Skipped};
 use crate::repository::{CdcSizes, Repository};
 use crate::seal::Level;
 use crate::session::{
-    Checkpoint, Committed, Leftover, OpenUpload, Outcome, Session, abort_uploads, host_name, leftovers,
-    supersede,
+    Checkpoint, Leftover, OpenUpload, RENEW_EVERY, Session, abort_uploads, host_name, leftovers,
 };
 use crate::source::block::BlockSource;
-use crate::source::tree::{ExcludeSet, TreeOptions};
+use crate::source::tree::TreeOptions;
 use parent::Parent;
 pub(crate) use parent::loader;
 use readahead::ReadAhead;
@@ -86,7 +91,7 @@ pub struct BackupOptions {
     /// Parent snapshot.
     pub parent: ParentChoice,
     /// What to leave out of a tree.
-    pub excludes: ExcludeSet,
+    pub excludes: Patterns,
     /// Read a device although it is mounted read-write; recorded in the manifest.
     pub live: bool,
     /// Do everything but write to the store.
@@ -131,7 +136,7 @@ pub struct BackupReport {
 }
 
 /// Skipped items that go into the manifest.
-const SKIPPED_KEPT: usize = crate::manifest::MAX_SKIPPED_ITEMS;
+const SKIPPED_KEPT: usize = manifest::MAX_SKIPPED_ITEMS;
 
 /// Threads that look at files ahead of the driver. More than the CPUs, because they wait for the disk.
 const PREFETCH: usize = 8;
@@ -214,6 +219,7 @@ struct Run<'a> {
     read_bytes: usize,
     chunk: u32,
     index: Arc<Index>,
+    index_rebuilt: bool,
     failure: Arc<FirstError>,
     flush: Arc<tokio::sync::Notify>,
     warnings: Vec<String>,
@@ -266,9 +272,14 @@ impl<'a> Run<'a> {
             Some(session) => runtime.block_on(clear_leftovers(repository, &volume, session.id()))?,
         };
         let generation = session.as_ref().map_or(0, |s| s.generation());
+        let decided = match session {
+            Some(_) => runtime.block_on(catalog::decided(repository))?,
+            None => Vec::new(),
+        };
         let (index, report) = runtime.block_on(open_index(
             repository,
             session.as_ref().map(|s| s.id()),
+            &decided,
             &IndexConfig {
                 cache_dir: options.cache_dir.clone(),
                 filter_bytes: plan.filter_bytes,
@@ -278,10 +289,10 @@ impl<'a> Run<'a> {
         ))?;
         warnings.extend(index_warnings(&report));
         let index = Arc::new(index);
-        if session.is_some() {
-            let root = parent.manifest.as_ref().and_then(|m| Some((m.kind, m.root?)));
-            runtime.block_on(repair::repair(repository, &index, &report, root, &mut warnings))?;
-        }
+        let index_rebuilt = match session {
+            Some(_) => runtime.block_on(repair::repair(repository, &index, &report, &mut warnings))?,
+            None => false,
+        };
         let skipped = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&skipped);
         progress.on_skip(move |item: &Skipped| {
@@ -303,6 +314,7 @@ impl<'a> Run<'a> {
             read_bytes,
             chunk,
             index,
+            index_rebuilt,
             failure: Arc::default(),
             flush: Arc::default(),
             warnings,
@@ -343,7 +355,7 @@ impl<'a> Run<'a> {
                     let pages = self.page_writer(scope, pages, ordered, |drafts, lane| {
                         tree::write_pages(drafts, writer, lane)
                     })?;
-                    let driven = self.drive_tree(root, jobs, drafts, &mut reads);
+                    let driven = first(self.drive_tree(root, jobs, drafts, &mut reads), &self.failure);
                     let root = join(pages, &self.failure);
                     driven?;
                     root.map(|root| (root, root.len))
@@ -354,7 +366,7 @@ impl<'a> Run<'a> {
                     let pages = self.page_writer(scope, pages, ordered, move |drafts, lane| {
                         block::write_pages(drafts, chunk, lane)
                     })?;
-                    let driven = self.drive_block(source, jobs, drafts, &mut reads);
+                    let driven = first(self.drive_block(source, jobs, drafts, &mut reads), &self.failure);
                     let root = join(pages, &self.failure);
                     let size = driven?;
                     root.map(|root| (root, size))
@@ -471,6 +483,7 @@ impl<'a> Run<'a> {
             jobs,
             drafts,
             progress: Arc::clone(self.progress),
+            failure: Arc::clone(&self.failure),
             next: 0,
         };
         match source {
@@ -478,7 +491,12 @@ impl<'a> Run<'a> {
                 self.progress.expect_total(source.size());
                 driver.read(source, reads)
             }
-            _ => driver.read_stream(std::io::stdin().lock(), source.path(), reads),
+            _ => {
+                // Past the buffer of `std::io::Stdin`: what sits in there is invisible to who waits for more.
+                let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+                let stdin = stdin.map_err(|e| Error::source_io(source.path(), "cannot open", e))?;
+                driver.read_stream(&File::from(stdin), source.path(), reads)
+            }
         }
     }
 
@@ -502,10 +520,16 @@ impl<'a> Run<'a> {
         async move {
             let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut renewals = tokio::time::interval(RENEW_EVERY / 10);
             loop {
                 let due = tokio::select! {
                     _ = ticks.tick() => true,
                     () = flush.notified() => false,
+                    _ = renewals.tick() => {
+                        // Not fatal while a later one succeeds within the lease.
+                        let _ = session.tick().await;
+                        continue;
+                    }
                 };
                 if let Err(error) = index.flush().await {
                     failure.set(error);
@@ -521,104 +545,18 @@ impl<'a> Run<'a> {
                 // A checkpoint that fails costs nothing but resuming from an older one; a store that stays away
                 // fails the uploads as well.
                 let _ = session.checkpoint(&checkpoint).await;
-                let _ = session.tick().await;
             }
         }
     }
+}
 
-    /// Commits what was transferred, or leaves the session so that the next run goes on from it.
-    fn settle(mut self, transferred: Result<(PageRef, u64)>, source: &Opened) -> Result<BackupReport> {
-        let Some(session) = self.session.clone() else {
-            let (root, size) = transferred?;
-            let manifest = self.manifest(root, size, source);
-            return Ok(self.report(None, &manifest));
-        };
-        let committed = transferred.and_then(|(root, size)| {
-            self.progress.check()?;
-            self.runtime.block_on(async {
-                self.index.flush().await?;
-                session.commit(self.manifest(root, size, source)).await
-            })
-        });
-        match committed {
-            Ok(Committed::Done(manifest)) => {
-                for leftover in self.leftovers.iter().filter(|l| l.is_over()) {
-                    // Their packs are safe now, in this snapshot or in the index. Next time is soon enough too.
-                    let _ = self.runtime.block_on(supersede(self.repository, leftover));
-                }
-                Ok(self.report(Some(manifest.clone()), &manifest))
-            }
-            Ok(Committed::Overtaken(_)) => {
-                let _ = self.runtime.block_on(session.end(Outcome::Failed));
-                Err(Error::Conflict("packs that this run used again were condemned meanwhile".into()))
-            }
-            Err(error) => {
-                let outcome = match error {
-                    Error::Cancelled => Outcome::Cancelled,
-                    _ => Outcome::Failed,
-                };
-                // What is durable shall be found by the next run; the error that ended this one is what matters.
-                let index = Arc::clone(&self.index);
-                let _ = self.runtime.block_on(async move {
-                    index.flush().await?;
-                    session.end(outcome).await
-                });
-                self.warnings.clear();
-                Err(error)
-            }
-        }
-    }
-
-    fn manifest(&self, root: PageRef, size: u64, source: &Opened) -> Box<Manifest> {
-        let kind = source.kind();
-        let mut manifest = Manifest::new(self.volume.clone(), kind, Some(root), size);
-        let count = |c| self.progress.get(c);
-        manifest.parent = self.parent.manifest.as_ref().map(|m| m.id);
-        manifest.block_chunk = (kind == VolumeKind::Block).then_some(self.chunk);
-        manifest.cdc = (kind == VolumeKind::Tree).then_some(self.repository.config().parameters.cdc);
-        manifest.counts = Counts {
-            files: count(Counter::Files),
-            directories: count(Counter::Directories),
-            others: count(Counter::Others),
-            mounts: count(Counter::Mounts),
-        };
-        manifest.source = SourceInfo {
-            path: std::os::unix::ffi::OsStrExt::as_bytes(source.path().as_os_str()).to_vec().into(),
-            host: host_name(),
-            live: self.options.live,
-            engine: self.engine.kind.to_string(),
-        };
-        manifest.tags = self.options.tags.clone();
-        manifest.skipped = count(Counter::Skips);
-        manifest.skipped_items = self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        manifest.statistics = Statistics {
-            read: count(Counter::Read),
-            holes: count(Counter::Holes),
-            reused: count(Counter::Reused),
-            new: count(Counter::New),
-            stored: count(Counter::Stored),
-            uploaded: count(Counter::Uploaded),
-            chunks_new: count(Counter::ChunksNew),
-            chunks_reused: count(Counter::ChunksReused),
-            packs: count(Counter::Packs),
-            files_unchanged: count(Counter::FilesUnchanged),
-            wall_ms: u64::try_from(self.progress.elapsed().as_millis()).unwrap_or(u64::MAX),
-        };
-        manifest.privileged_metadata = self.options.privileged;
-        manifest.local_started_ms = self.local_started_ms;
-        Box::new(manifest)
-    }
-
-    fn report(self, committed: Option<Box<Manifest>>, manifest: &Manifest) -> BackupReport {
-        BackupReport {
-            volume: self.volume,
-            parent: manifest.parent,
-            engine: self.engine,
-            warnings: self.warnings,
-            skipped: manifest.skipped,
-            counts: manifest.counts,
-            statistics: manifest.statistics,
-            manifest: committed,
+/// Records the driver's own error before the page writer, left alone, ends with another one.
+fn first<T>(driven: Result<T>, failure: &FirstError) -> Result<T> {
+    match driven {
+        Ok(_) | Err(Error::Cancelled) => driven,
+        Err(error) => {
+            failure.set(error);
+            Err(Error::Cancelled)
         }
     }
 }
@@ -635,22 +573,35 @@ fn join(pages: std::thread::ScopedJoinHandle<'_, Result<PageRef>>, failure: &Fir
     }
 }
 
-/// Opens the index for reading, or for writing as `session`, without the packs that a collector has condemned.
+/// Opens the index for reading, or for writing as `session`, without the packs that a collector has condemned. Of the
+/// sessions of `decided`, those that committed must have a last segment.
 pub(crate) async fn open_index(
     repository: &Repository,
     session: Option<SessionId>,
+    decided: &[SnapshotKey],
     config: &IndexConfig,
 ) -> Result<(Index, SyncReport)> {
     let store = Arc::clone(repository.store());
-    let (index, report) = Index::open(
+    let sessions: Vec<SessionId> = decided.iter().map(|at| at.id).collect();
+    let (index, mut report) = Index::open(
         store,
         repository.master(),
         repository.epoch(),
         &repository.id().0,
         session,
+        &sessions,
         config.clone(),
     )
     .await?;
+    let endless: HashSet<SessionId> = report.endless.iter().copied().collect();
+    for at in decided.iter().filter(|at| endless.contains(&at.id)) {
+        match manifest::read(repository, *at).await {
+            Ok(Some(Commit::Snapshot(_))) => report.missing.push(format!("index/*/{}-*.end", at.id)),
+            // A fenced session owes nothing, and what is damaged is named by who reads manifests.
+            Ok(Some(Commit::Tombstone(_)) | None) | Err(Error::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
     if session.is_some() {
         let mut condemned = Vec::new();
         gc::visit_unusable(repository, 0, &mut |pack| condemned.push(pack)).await?;

@@ -132,7 +132,7 @@ fn page_loader(
     progress: &Arc<Progress>,
 ) -> Result<Arc<PageLoader>> {
     let config = IndexConfig { cache_dir: cache_dir.map(Path::to_owned), ..IndexConfig::default() };
-    let (index, _) = runtime.block_on(open_index(repository, None, &config))?;
+    let (index, _) = runtime.block_on(open_index(repository, None, &[], &config))?;
     Ok(loader(runtime, repository, &Arc::new(index), progress))
 }
 

@@ -122,6 +122,22 @@ pub enum Content {
     Paged(Box<PageRef>),
 }
 
+impl Content {
+    /// Bytes of the file, holes included.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Extents(extents) => extents.iter().map(Extent::len).sum(),
+            Self::Paged(root) => root.len,
+        }
+    }
+
+    /// True for a file without bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A stretch of a file or volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {

@@ -26,7 +26,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 pub use cache::CacheStats;
 pub use rebuild::{Coverage, Uncovered};
-pub use segment::{MAX_RECORDS, PackRow, Record, Segment, SegmentName};
+pub use segment::{Last, MAX_RECORDS, PackRow, Record, Segment, SegmentName};
 
 use crate::error::{Error, Result};
 use crate::hash::{Id, ObjectType};
@@ -76,6 +76,8 @@ pub struct SyncReport {
     pub damaged: Vec<(String, String)>,
     /// Segments that must have existed, because a session's later ones do.
     pub missing: Vec<String>,
+    /// Sessions that must have written a last segment if they committed, and did not or it is gone.
+    pub endless: Vec<SessionId>,
     /// Why the cache directory was not used, when it was not.
     pub cache_unused: Option<String>,
 }
@@ -113,7 +115,8 @@ impl std::fmt::Debug for Index {
 impl Index {
     /// Opens the index and brings its cache up to date with the store.
     ///
-    /// `session` is needed to write segments ([`Index::flush`]).
+    /// `session` is needed to write segments ([`Index::flush`]). `decided`: sessions that committed or were fenced
+    /// before the call; the report names those without a last segment. Empty when nobody asks.
     ///
     /// # Errors
     /// [`Error::Store`] when the store fails. Damaged segments and an unusable cache are in the report.
@@ -123,9 +126,11 @@ impl Index {
         epoch: u32,
         repository_id: &[u8; 16],
         session: Option<SessionId>,
+        decided: &[SessionId],
         config: IndexConfig,
     ) -> Result<(Self, SyncReport)> {
-        let (cache, report, next) = sync::open(&store, master, repository_id, session, &config).await?;
+        let opened = sync::open(&store, master, repository_id, session, decided, &config).await?;
+        let (cache, report, next) = opened;
         let index = Self {
             store,
             master: master.clone(),
@@ -165,6 +170,11 @@ impl Index {
             }
             None => Claim::New,
         }
+    }
+
+    /// A claimed chunk is not going to be stored.
+    pub fn release(&self, kind: ObjectType, id: &Id) {
+        self.local.release(kind, id);
     }
 
     /// A claimed chunk is now in an open pack, and others may refer to it there.
@@ -209,14 +219,30 @@ impl Index {
     /// [`Error::Store`] when a segment cannot be written; [`Error::Internal`] for an index opened without a session,
     /// or a pack whose chunks break a rule of the format.
     pub async fn flush(&self) -> Result<()> {
+        self.write_out(Last::No).await
+    }
+
+    /// As [`Index::flush`], before the session commits: the last segment says in its name that it is the last, even
+    /// if it has to be empty. So its loss is noticed. `all`: the packs of [`Index::uncovered`] are in.
+    ///
+    /// # Errors
+    /// As [`Index::flush`].
+    pub async fn finish(&self, all: bool) -> Result<()> {
+        self.write_out(if all { Last::OfAll } else { Last::OfSession }).await
+    }
+
+    async fn write_out(&self, last: Last) -> Result<()> {
         let mut next = self.next.lock().await;
         let mut waiting = self.local.waiting();
-        while waiting > 0 {
+        let mut ended = last == Last::No;
+        while waiting > 0 || !ended {
             let batch = self.local.batch(waiting);
-            if batch.is_empty() {
+            if batch.is_empty() && waiting > 0 {
                 return Err(Error::Internal("a pack has more chunks than an index segment".into()));
             }
             waiting -= batch.len();
+            ended |= waiting == 0;
+            let last = if waiting == 0 { last } else { Last::No };
             let mut packs = Vec::with_capacity(batch.len());
             let mut records = Vec::with_capacity(batch.iter().map(|p| p.records.len()).sum());
             for (row, pack) in (0..).zip(&batch) {
@@ -225,7 +251,7 @@ impl Index {
             }
             let segment = Segment::new(&packs, &mut records)?;
             drop((packs, records));
-            let name = self.write(&segment, &mut next).await?;
+            let name = self.write(&segment, &mut next, last).await?;
             self.local.stored(&batch);
             let cache = Arc::clone(&self.cache);
             sync::blocking(move || cache.add(name, segment)).await?;
@@ -236,10 +262,10 @@ impl Index {
 
     /// Stores `segment` under the session's next number. A number that was taken by a try of ours whose answer was
     /// lost is passed over.
-    async fn write(&self, segment: &Segment, next: &mut u32) -> Result<SegmentName> {
+    async fn write(&self, segment: &Segment, next: &mut u32, last: Last) -> Result<SegmentName> {
         let session = self.session.ok_or_else(|| Error::Internal("index opened for reading only".into()))?;
         loop {
-            let name = SegmentName { generation: self.generation, session, number: *next };
+            let name = SegmentName { generation: self.generation, session, number: *next, last };
             let sealed = segment.seal(&self.master, self.epoch, &name)?;
             let created = self.store.create(&name.key(), sealed.into()).await;
             match created {

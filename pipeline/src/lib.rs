@@ -31,6 +31,7 @@ pub mod limits;
 pub mod manifest;
 pub mod pack;
 pub mod page;
+pub mod patterns;
 pub mod progress;
 pub mod repository;
 pub mod restore;

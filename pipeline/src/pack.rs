@@ -22,6 +22,10 @@ pub mod writer;
 
 use std::fmt;
 
+use crate::hash::ObjectType;
+use crate::page;
+use crate::seal::{Codec, TAG};
+
 /// Version of the pack format.
 pub const FORMAT: u16 = 1;
 
@@ -36,6 +40,9 @@ pub const RECORD: usize = 46;
 
 /// Packs are finished when they reach this many bytes.
 pub const PACK_BYTES: u64 = 64 << 20;
+
+/// No pack is larger, whatever a repository's parameters say, which allow 256 MiB before the last chunk and the table.
+const MAX_PACK: u64 = 512 << 20;
 
 const MAGIC: &[u8; 8] = b"TWINDPAK";
 const END_MAGIC: &[u8; 8] = b"TWINDEND";
@@ -144,5 +151,22 @@ pub struct Location {
     /// Bytes of the plaintext.
     pub length: u32,
     /// How the plaintext is encoded.
-    pub codec: crate::seal::Codec,
+    pub codec: Codec,
 }
+
+impl Location {
+    /// False for what no writer makes: a place outside of packs, or lengths beyond the format's bounds. Asked before
+    /// anything is read or allocated for it.
+    pub fn is_possible(&self, kind: ObjectType) -> bool {
+        let limit = if kind == ObjectType::Data { reader::MAX_CHUNK } else { page::MAX_PAGE };
+        let (raw, stored) = (u64::from(self.length) + TAG as u64, u64::from(self.stored));
+        let sealed = match self.codec {
+            Codec::Raw => stored == raw,
+            Codec::Zstd => stored > TAG as u64 && stored < raw,
+        };
+        sealed && self.length <= limit && self.slot < MAX_SLOTS && self.offset as usize >= HEADER
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -24,8 +24,9 @@ use crate::hash::Id;
 use crate::pack::{Location, PackName, SessionId};
 use crate::seal::Codec;
 
-/// Largest plaintext of a page, bytes. Bounds what a reader allocates.
-pub const MAX_PAGE: u32 = 16 << 20;
+/// Largest plaintext of a page, bytes. Bounds what a reader allocates. Writers end pages at 256 KiB of entries, whose
+/// last one may have 1 MiB of attributes.
+pub const MAX_PAGE: u32 = 4 << 20;
 
 /// What is wrong with a page that authenticated but does not decode: only a bug or a newer writer makes one.
 pub type Malformed = &'static str;
@@ -104,3 +105,6 @@ pub(crate) fn hints(page: &[u8], ids: &[Id]) -> Result<Vec<ChunkRef>, Malformed>
     input.end()?;
     Ok(chunks)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

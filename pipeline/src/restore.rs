@@ -35,9 +35,9 @@ use crate::limits::{Limits, Pace, Plan, plan};
 use crate::manifest::{Manifest, SnapshotKey, VolumeKind};
 use crate::pack::reader::Opener;
 use crate::page::load::PageLoader;
+use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress};
 use crate::repository::Repository;
-use crate::source::tree::ExcludeSet;
 
 /// Where to restore to.
 pub enum Target {
@@ -64,7 +64,7 @@ pub struct RestoreOptions {
     /// Only what is below this path of a tree (without leading `/`); empty for everything.
     pub subtree: Vec<u8>,
     /// Only what matches, when not empty. Directories above it are made as needed.
-    pub includes: ExcludeSet,
+    pub includes: Patterns,
     /// Replace what is there.
     pub overwrite: bool,
     /// Go on after damage; what is lost is in the report.
@@ -117,15 +117,15 @@ pub(crate) struct Run<'a> {
     pub(crate) damages: Damages,
 }
 
-/// Places in a list of damages, by device and inode.
-type Linked = HashMap<(u64, u64), Vec<usize>>;
+/// Where in the list of damages a file's are, by its device and inode.
+type Places = HashMap<(u64, u64), Vec<usize>>;
 
 /// Damages, collected by all workers.
 #[derive(Debug, Clone)]
 pub(crate) struct Damages {
     list: Arc<Mutex<Vec<Damage>>>,
-    /// Those of files with several names.
-    linked: Arc<Mutex<Linked>>,
+    /// Places in the list of files with several names, by device and inode.
+    linked: Arc<Mutex<Places>>,
     keep_going: bool,
 }
 
@@ -178,10 +178,6 @@ impl Damages {
                 list.push(Damage { path: name.path.clone(), ..first });
             }
         }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     fn take(&self) -> Vec<Damage> {
@@ -254,18 +250,20 @@ impl<'a> Run<'a> {
             (Some(bytes), _) => bytes,
             (None, Some(cdc)) => cdc.max,
             (None, None) => crate::chunk::BLOCK_CHUNK,
-        } as usize;
+        }
+        .min(crate::pack::reader::MAX_CHUNK) as usize;
         let plan = plan(limits.memory, limits.workers, chunk)?;
         let config = IndexConfig {
             cache_dir: cache_dir.map(Path::to_owned),
             filter_bytes: plan.filter_bytes,
             ..IndexConfig::default()
         };
-        let (index, report) = runtime.block_on(open_index(repository, None, &config))?;
+        let (index, report) = runtime.block_on(open_index(repository, None, &[], &config))?;
         let index = Arc::new(index);
         let loader = loader(runtime, repository, &index, progress);
         // Each worker holds one buffer while opening and the others until they are written.
         let buffers = (plan.write_bytes / chunk).clamp(2 * plan.workers, 256);
+        // Room for one frame of the largest size at least, or its fetch would wait for ever.
         let shared = fetch::Shared {
             store: Arc::clone(repository.store()),
             runtime: runtime.clone(),
@@ -277,7 +275,7 @@ impl<'a> Run<'a> {
             fetch_pace: Arc::new(Pace::new(limits.upload_rate.clone())),
             write_pace: Arc::new(Pace::new(limits.read_rate.clone())),
             fetched: Arc::new(Semaphore::new(
-                plan.fetch_bytes.max(16 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1),
+                plan.fetch_bytes.max(17 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1),
             )),
         };
         let damages = Damages::new(keep_going);

@@ -31,7 +31,7 @@ mod leftovers;
 mod owner;
 mod record;
 
-pub use leftovers::{Leftover, Liveness, abort_uploads, damaged_records, leftovers, supersede};
+pub use leftovers::{Leftover, Liveness, abort_uploads, leftovers, supersede};
 pub use owner::{Owner, host_name};
 pub use record::{Checkpoint, OpenUpload, Opened, Outcome, SESSIONS_PREFIX};
 use record::{Record, record_key};

@@ -5,8 +5,9 @@
 //! found bad. So damage is reported with both ends: the object, and the volume range or path that needs it.
 
 mod packs;
+mod records;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,14 +26,13 @@ use crate::page::load::{PageLoader, is_lost};
 use crate::page::walk::{EntryWalk, ExtentWalk};
 use crate::progress::Progress;
 use crate::repository::Repository;
-use crate::session::damaged_records;
 
 /// How much to read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mode {
     /// Manifests and pages; that each chunk's pack is there and long enough.
     Structure,
-    /// Every byte of every pack as well.
+    /// Every byte of every pack as well, and every record.
     ReadData,
     /// A random share of the packs, 0 to 1, at least one.
     Sample(f64),
@@ -97,9 +97,10 @@ struct Packs {
 }
 
 impl Packs {
-    /// What is wrong with a place, if anything is known to be.
+    /// What is wrong with a chunk's place, if anything is known to be.
     fn fault(&self, at: &Location) -> Option<String> {
         match self.sizes.get(&at.pack) {
+            _ if !at.is_possible(ObjectType::Data) => Some("cannot hold a chunk where a page says".into()),
             None => Some("is missing".into()),
             Some(size) if u64::from(at.offset) + u64::from(at.stored) > *size => Some("is cut short".into()),
             Some(_) => self.bad.get(&(at.pack, at.slot)).cloned(),
@@ -125,7 +126,8 @@ pub fn run(
         filter_bytes: plan.filter_bytes,
         ..IndexConfig::default()
     };
-    let (index, synced) = runtime.block_on(open_index(repository, None, &config))?;
+    let decided = runtime.block_on(catalog::decided(repository))?;
+    let (index, synced) = runtime.block_on(open_index(repository, None, &decided, &config))?;
     report.warnings.extend(synced.cache_unused.clone());
     let damaged = synced.damaged.iter().map(|(key, why)| (key.clone(), why.clone()));
     let missing = synced.missing.iter().map(|key| (key.clone(), "is missing".to_owned()));
@@ -137,13 +139,10 @@ pub fn run(
 
     let mut packs = Packs { sizes: runtime.block_on(packs::list(repository))?, ..Packs::default() };
     report.packs = packs.sizes.len() as u64;
-    runtime.block_on(unindexed(&index, &snapshots, &mut report))?;
-    if options.mode == Mode::ReadData {
-        for (key, why) in runtime.block_on(damaged_records(repository))? {
-            report.damages.push(whole(None, key, why));
-        }
-    }
     packs::read(runtime, repository, options.mode, plan.workers, progress, &mut packs, &mut report)?;
+    if options.mode == Mode::ReadData {
+        runtime.block_on(records::read(repository, progress, &mut report))?;
+    }
 
     let index = Arc::new(index);
     let loader = loader(runtime, repository, &index, progress);
@@ -186,35 +185,6 @@ async fn manifests(
         }
     }
     Ok(snapshots)
-}
-
-/// Packs of committed snapshots that no index segment names: a segment was taken away. Nobody misses anything but the
-/// next writer, who would store the chunks again. Other packs may be of runs that are going on.
-async fn unindexed(index: &Index, snapshots: &[Box<Manifest>], report: &mut VerifyReport) -> Result<()> {
-    let mut sessions: Vec<SessionId> = snapshots.iter().map(|s| s.id).collect();
-    sessions.sort_unstable();
-    let mut lost: BTreeMap<SessionId, (u64, PackName)> = BTreeMap::new();
-    let mut uncovered = index.uncovered().await?;
-    // What does not open was reported when the index was opened, with what it names.
-    let damaged = !uncovered.damaged.is_empty();
-    loop {
-        let found = uncovered.next().await?;
-        if found.is_empty() || damaged {
-            break;
-        }
-        for (pack, _) in found.into_iter().filter(|(pack, _)| sessions.binary_search(&pack.session).is_ok()) {
-            lost.entry(pack.session).or_insert((0, pack)).0 += 1;
-        }
-    }
-    for (session, (packs, example)) in lost {
-        let why = format!(
-            "names {packs} packs of this snapshot nowhere, such as {}: a segment is missing; the next backup of its \
-             volume rebuilds it from the packs",
-            example.key()
-        );
-        report.damages.push(whole(Some(session), "index".into(), why));
-    }
-    Ok(())
 }
 
 fn whole(snapshot: Option<SessionId>, object: String, why: String) -> Damage {

@@ -6,6 +6,7 @@ mod errors;
 mod help;
 mod plain;
 mod repository;
+mod volumes;
 
 use std::process::{Command, Output, Stdio};
 

@@ -1,18 +1,19 @@
 //! Commands on a real repository in a directory: keys, errors, and what programs read.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::{Ran, json, ran, tradewind};
 
 /// A repository and its passphrase.
-struct Bed {
+pub(crate) struct Bed {
     dir: TempDir,
 }
 
 impl Bed {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bed = Self { dir: tempfile::tempdir().unwrap() };
         bed.secret("pass", "correct horse battery\n");
         let made = bed.run(&["init", "--label", "first"]);
@@ -20,7 +21,7 @@ impl Bed {
         bed
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -32,14 +33,21 @@ impl Bed {
         path.to_str().unwrap().to_owned()
     }
 
-    fn run_with(&self, pass: &Path, words: &[&str]) -> Ran {
-        ran(tradewind(words)
+    /// A command with the repository, a passphrase and a cache of its own.
+    pub(crate) fn command(&self, pass: &Path, words: &[&str]) -> Command {
+        let mut command = tradewind(words);
+        command
             .env("TRADEWIND_REPOSITORY", self.path("repo"))
             .env("TRADEWIND_PASSWORD_FILE", pass)
-            .env("TRADEWIND_CACHE_DIR", self.path("cache")))
+            .env("TRADEWIND_CACHE_DIR", self.path("cache"));
+        command
     }
 
-    fn run(&self, words: &[&str]) -> Ran {
+    fn run_with(&self, pass: &Path, words: &[&str]) -> Ran {
+        ran(&mut self.command(pass, words))
+    }
+
+    pub(crate) fn run(&self, words: &[&str]) -> Ran {
         self.run_with(&self.path("pass"), words)
     }
 }

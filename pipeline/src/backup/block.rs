@@ -1,21 +1,27 @@
 //! The way of a block volume: data ranges -> reads -> chunks -> tickets -> leaves of 1,024 chunks.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
+use super::parent::Extents;
 use super::readahead::ReadAhead;
 use super::ticket::{Outcome, Ticket, ticket};
 use super::work::{Job, Lane};
 use crate::entry::PageRef;
-use crate::error::{Error, Result};
+use crate::error::{Error, FirstError, Result};
 use crate::io::Buf;
 use crate::page::extents::{ExtentWriter, Shape};
-use crate::page::walk::ExtentWalk;
 use crate::progress::{Counter, Progress};
 use crate::source::block::BlockSource;
+
+/// How long a silent writer is waited for before somebody looks whether the run was cancelled.
+const WAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// What the driver tells the page writer, in order of the volume.
 #[derive(Debug)]
@@ -29,10 +35,11 @@ pub(super) enum Draft {
 /// Cuts what is read into chunks and hands them out.
 pub(super) struct Driver {
     pub(super) chunk: usize,
-    pub(super) parent: Option<ExtentWalk>,
+    pub(super) parent: Option<Extents>,
     pub(super) jobs: Sender<Job>,
     pub(super) drafts: Sender<Draft>,
     pub(super) progress: Arc<Progress>,
+    pub(super) failure: Arc<FirstError>,
     /// First byte that was not handed out yet.
     pub(super) next: u64,
 }
@@ -64,13 +71,14 @@ impl Driver {
     ///
     /// # Errors
     /// [`Error::Source`] when it cannot be read; [`Error::Cancelled`].
-    pub(super) fn read_stream(mut self, mut input: impl Read, path: &Path, reads: &ReadAhead) -> Result<u64> {
+    pub(super) fn read_stream(mut self, mut input: &File, path: &Path, reads: &ReadAhead) -> Result<u64> {
         loop {
             let mut buf = reads.take()?;
             let capacity = buf.capacity();
             buf.set_len(capacity);
             let mut filled = 0;
             while filled < capacity {
+                self.wait_for(input)?;
                 match input.read(&mut buf[filled..]) {
                     Ok(0) => break,
                     Ok(n) => filled += n,
@@ -88,6 +96,19 @@ impl Driver {
             }
             if filled < capacity {
                 return Ok(self.next);
+            }
+        }
+    }
+
+    /// Waits until a read would not block. The writer may be silent for hours; whoever cancels does not wait for it.
+    fn wait_for(&self, input: &File) -> Result<()> {
+        loop {
+            self.progress.check()?;
+            self.failure.check()?;
+            let mut ready = [PollFd::new(input, PollFlags::IN)];
+            // Whatever is wrong with the descriptor, the read says it better.
+            if !matches!(poll(&mut ready, Some(&WAKE)), Ok(0) | Err(Errno::INTR)) {
+                return Ok(());
             }
         }
     }

@@ -1,16 +1,18 @@
 //! The parent snapshot: what unchanged data is compared with and taken over from.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
 use super::{BackupOptions, ParentChoice};
+use crate::entry::{ChunkRef, Content, Extent};
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::manifest::catalog::{self, Filter};
 use crate::manifest::{Manifest, VolumeKind, VolumeName};
+use crate::pack::PackName;
 use crate::pack::reader::Opener;
-use crate::page::load::PageLoader;
+use crate::page::load::{PageLoader, is_lost};
 use crate::page::walk::{EntryCursor, ExtentWalk};
 use crate::progress::Progress;
 use crate::repository::Repository;
@@ -20,6 +22,32 @@ use crate::source::tree;
 #[derive(Debug)]
 pub(super) struct Parent {
     pub(super) manifest: Option<Box<Manifest>>,
+    lost: Arc<Lost>,
+}
+
+/// What could not be read of the parent. A backup goes on without it, and stores again what was in that pack.
+#[derive(Debug, Default)]
+pub(super) struct Lost(Mutex<Option<String>>);
+
+impl Lost {
+    /// `found`, or nothing when that is lost; the caller asks no more then.
+    ///
+    /// # Errors
+    /// Those that say nothing about the parent.
+    pub(super) fn or_none<T>(&self, index: &Index, found: Result<Option<T>>) -> Result<(Option<T>, bool)> {
+        match found {
+            Ok(found) => Ok((found, true)),
+            Err(error) if is_lost(&error) => {
+                if let Error::Damaged { object, .. } = &error {
+                    index.exclude(PackName::from_key(object));
+                }
+                let warning = format!("going on without the parent snapshot: {error}; run `verify`");
+                *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(warning);
+                Ok((None, false))
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl Parent {
@@ -54,12 +82,17 @@ impl Parent {
                 Some(manifest)
             }
         };
-        Ok(Self { manifest })
+        Ok(Self { manifest, lost: Arc::default() })
     }
 
     /// When its run began by the clock of its machine, in milliseconds since the Unix epoch.
     pub(super) fn started(&self) -> Option<u64> {
         self.manifest.as_ref().map(|m| m.local_started_ms).filter(|ms| *ms > 0)
+    }
+
+    /// What the user should know about it.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.lost.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Its chunks, if it was cut into chunks of `chunk` bytes.
@@ -70,10 +103,10 @@ impl Parent {
         repository: &Repository,
         index: &Arc<Index>,
         progress: &Arc<Progress>,
-    ) -> Option<ExtentWalk> {
+    ) -> Option<Extents> {
         let manifest = self.manifest.as_ref().filter(|m| m.block_chunk == Some(chunk))?;
-        let loader = loader(runtime, repository, index, progress);
-        manifest.root.map(|root| ExtentWalk::new(loader, root))
+        let walk = ExtentWalk::new(loader(runtime, repository, index, progress), manifest.root?);
+        Some(Extents { walk: Some(walk), lost: Arc::clone(&self.lost), index: Arc::clone(index) })
     }
 
     /// Its entries by ascending path.
@@ -85,8 +118,47 @@ impl Parent {
         progress: &Arc<Progress>,
     ) -> Option<tree::Parent<'a>> {
         let root = self.manifest.as_ref()?.root?;
-        let mut cursor = EntryCursor::new(loader(runtime, repository, index, progress), root);
-        Some(Box::new(move |path| cursor.find(path)))
+        let mut cursor = Some(EntryCursor::new(loader(runtime, repository, index, progress), root));
+        let (lost, index) = (Arc::clone(&self.lost), Arc::clone(index));
+        Some(Box::new(move |path| {
+            let Some(entries) = &mut cursor else { return Ok(None) };
+            let (found, more) = lost.or_none(&index, entries.find(path))?;
+            cursor = cursor.take().filter(|_| more);
+            Ok(found.filter(|entry| may_refer(&index, &entry.content)))
+        }))
+    }
+}
+
+/// True when no chunk of the contents is in a pack that is about to be deleted.
+fn may_refer(index: &Index, content: &Content) -> bool {
+    match content {
+        Content::Empty => true,
+        Content::Extents(extents) => extents.iter().all(|extent| match extent {
+            Extent::Hole { .. } => true,
+            Extent::Chunk { chunk, .. } => index.allows(chunk.hint.as_ref()),
+        }),
+        // Where its chunks are is in pages that nobody has read.
+        Content::Paged(_) => index.allows(None),
+    }
+}
+
+/// The chunks of a block volume's parent.
+pub(super) struct Extents {
+    walk: Option<ExtentWalk>,
+    lost: Arc<Lost>,
+    index: Arc<Index>,
+}
+
+impl Extents {
+    /// The chunk at exactly `offset` with exactly `len` bytes, asked for in ascending order.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) fn chunk_at(&mut self, offset: u64, len: u64) -> Result<Option<ChunkRef>> {
+        let Some(walk) = &mut self.walk else { return Ok(None) };
+        let (found, more) = self.lost.or_none(&self.index, walk.chunk_at(offset, len))?;
+        self.walk = self.walk.take().filter(|_| more);
+        Ok(found)
     }
 }
 

@@ -2,22 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::entry::PageRef;
 use crate::error::{Error, Result};
-use crate::hash::ObjectType;
-use crate::index::{Index, MAX_RECORDS, SyncReport};
-use crate::manifest::VolumeKind;
+use crate::index::{Index, MAX_RECORDS, SegmentName, SyncReport};
 use crate::pack::reader::Opener;
-use crate::page::entries;
 use crate::page::load::is_lost;
 use crate::repository::Repository;
 use crate::store::StoreErrorKind;
 
-/// Rebuilds what `report` says is damaged or missing, if anything is, and says what was done. A damaged segment is
+/// Rebuilds what `report` says is damaged or missing, if anything is, and says what was done; true when it did. A damaged segment is
 /// deleted once its packs are in a new one; without the right to delete it stays and is reported again.
-///
-/// A segment that was a session's last leaves no gap in the listing. But the index must know the parent's root page:
-/// its session has stored it, or found it in the index.
 ///
 /// # Errors
 /// The store's. A pack whose table cannot be read is a warning: `verify` tells who needs it.
@@ -25,22 +18,10 @@ pub(super) async fn repair(
     repository: &Repository,
     index: &Arc<Index>,
     report: &SyncReport,
-    parent: Option<(VolumeKind, PageRef)>,
     warnings: &mut Vec<String>,
-) -> Result<()> {
-    let whole = report.beyond_cache == 0 && report.cache_unused.is_none();
-    let unknown = parent.filter(|(kind, root)| {
-        let kind = match kind {
-            VolumeKind::Block => ObjectType::Extents,
-            VolumeKind::Tree => entries::kind(root.level),
-        };
-        whole && index.find(kind, &root.chunk.id).is_none()
-    });
-    if report.damaged.is_empty() && report.missing.is_empty() && unknown.is_none() {
-        return Ok(());
-    }
-    if unknown.is_some() {
-        warnings.push("the index does not know the parent snapshot: a segment of it is missing".to_owned());
+) -> Result<bool> {
+    if report.damaged.is_empty() && report.missing.is_empty() {
+        return Ok(false);
     }
     let store = repository.store();
     let mut opener =
@@ -70,7 +51,8 @@ pub(super) async fn repair(
     index.flush().await?;
     warnings
         .push(format!("rebuilt the index of {packs} packs with {chunks} chunks from the packs themselves"));
-    for (key, _) in &report.damaged {
+    // What has no segment's name may be a later version's, and is not ours to delete.
+    for (key, _) in report.damaged.iter().filter(|(key, _)| SegmentName::from_key(key).is_some()) {
         match store.delete(key).await {
             Ok(()) => {}
             Err(error) if error.kind == StoreErrorKind::Denied => {
@@ -81,5 +63,5 @@ pub(super) async fn repair(
             Err(error) => return Err(Error::from(error)),
         }
     }
-    Ok(())
+    Ok(true)
 }

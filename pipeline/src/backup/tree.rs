@@ -17,7 +17,7 @@ use super::readahead::ReadAhead;
 use super::ticket::{Answer, Outcome, Ticket, ticket};
 use super::work::{Job, Lane};
 use crate::chunk::Cutter;
-use crate::entry::{ChunkRef, Content, Entry, Extent, PageRef};
+use crate::entry::{ChunkRef, Content, Entry, Extent, PageRef, Time};
 use crate::error::{Error, Result};
 use crate::io::DirectFile;
 use crate::page::entries::{EntryWriter, path_hash};
@@ -120,7 +120,21 @@ pub(super) struct Driver<'a> {
     drafts: Sender<Draft>,
     progress: Arc<Progress>,
     bundle: Option<Bundle>,
-    links: Recent<()>,
+    links: Recent<Stamp>,
+}
+
+/// What tells that a file was written to.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    mtime: Time,
+    ctime: Time,
+}
+
+impl Stamp {
+    fn of(entry: &Entry) -> Self {
+        Self { size: entry.size, mtime: entry.mtime, ctime: entry.ctime }
+    }
 }
 
 /// Small files on their way into one chunk.
@@ -170,7 +184,10 @@ impl<'a> Driver<'a> {
                 self.progress.add(Counter::Reused, entry.size);
                 self.draft(Draft::Entry(entry))
             }
-            FoundData::Small(_) | FoundData::Large(_) if linked && self.links.get(&entry).is_some() => {
+            // Written to since its other name was read, it is another file, with other contents.
+            FoundData::Small(_) | FoundData::Large(_)
+                if linked && self.links.get(&entry) == Some(&Stamp::of(&entry)) =>
+            {
                 self.progress.add(Counter::Done, entry.size);
                 self.draft(Draft::Link(entry))
             }
@@ -192,7 +209,7 @@ impl<'a> Driver<'a> {
 
     fn file(&mut self, entry: Box<Entry>, linked: bool) -> Result<()> {
         if linked {
-            self.links.insert(&entry, ());
+            self.links.insert(&entry, Stamp::of(&entry));
         }
         self.draft(Draft::File(entry, linked))
     }
@@ -286,6 +303,7 @@ impl<'a> Driver<'a> {
         }
         self.hole(entry.size - state.end)?;
         match file.changed() {
+            Ok(None) if state.short => self.progress.skip(&entry.path, "could be read in part only"),
             Ok(None) => {}
             Ok(Some(what)) => self.progress.skip(&entry.path, what),
             Err(e) => self.progress.skip(&entry.path, format!("cannot be looked at after reading: {e}")),

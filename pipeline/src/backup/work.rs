@@ -127,7 +127,7 @@ impl Lane {
     fn store(&mut self, kind: ObjectType, id: Id, plain: &[u8], len: u64) -> Result<ChunkRef> {
         let shared = &self.shared;
         let data = kind == ObjectType::Data;
-        let hint = match shared.index.claim(kind, &id) {
+        let hint = match self.claim(kind, &id)? {
             Claim::Known(hint) => {
                 if data {
                     shared.progress.add(Counter::ChunksReused, 1);
@@ -137,6 +137,8 @@ impl Lane {
             }
             Claim::New if shared.dry_run => {
                 shared.progress.add(Counter::New, len);
+                // Nobody will place it, and remembering all would take memory by the size of the volume.
+                shared.index.release(kind, &id);
                 None
             }
             Claim::New => {
@@ -153,6 +155,19 @@ impl Lane {
             }
         };
         Ok(ChunkRef { id, hint })
+    }
+
+    /// Asks for a chunk and waits while another worker is storing it: a page without its place would need the index to
+    /// be restored. The other one waits for nothing that this one holds: there are parts enough for all lanes.
+    fn claim(&self, kind: ObjectType, id: &Id) -> Result<Claim> {
+        loop {
+            match self.shared.index.claim(kind, id) {
+                Claim::Known(None) if !self.shared.dry_run => std::thread::sleep(PLACING),
+                claim => return Ok(claim),
+            }
+            self.shared.failure.check()?;
+            self.shared.progress.check()?;
+        }
     }
 
     /// Finishes the open pack.
@@ -178,6 +193,9 @@ struct Adapt {
     waited: u64,
     level: i32,
 }
+
+/// How long to wait before looking again whether another worker has placed a chunk: less than compressing one takes.
+const PLACING: Duration = Duration::from_micros(100);
 
 /// How often the level is reconsidered.
 const ADAPT_EVERY: Duration = Duration::from_secs(1);

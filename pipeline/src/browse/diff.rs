@@ -1,16 +1,18 @@
 //! Compares two snapshots by their pages: what has equal ids is not looked into.
 
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
 use super::page_loader;
-use crate::entry::{Content, Entry, Extent, PageRef, compare};
+use crate::entry::{ChunkRef, Content, Entry, Extent, PageRef, compare};
 use crate::error::{Error, Result};
-use crate::hash::Id;
+use crate::hash::{Id, ObjectType};
 use crate::manifest::{Manifest, VolumeKind};
+use crate::page::load::PageLoader;
 use crate::page::walk::{EntryWalk, ExtentWalk};
 use crate::progress::Progress;
 use crate::repository::Repository;
@@ -62,7 +64,7 @@ pub fn diff(
     match from.kind {
         VolumeKind::Tree => {
             let walks = [a, b].map(|root| EntryWalk::forwards(Arc::clone(&loader), root));
-            entries(walks, show)
+            entries(walks, &mut Bundles { loader, kept: VecDeque::new() }, progress, show)
         }
         VolumeKind::Block => {
             let walks = [a, b].map(|root: PageRef| ExtentWalk::new(Arc::clone(&loader), root));
@@ -71,9 +73,15 @@ pub fn diff(
     }
 }
 
-fn entries([mut from, mut to]: [EntryWalk; 2], show: &mut dyn FnMut(Change) -> Result<()>) -> Result<()> {
+fn entries(
+    [mut from, mut to]: [EntryWalk; 2],
+    bundles: &mut Bundles,
+    progress: &Progress,
+    show: &mut dyn FnMut(Change) -> Result<()>,
+) -> Result<()> {
     let (mut a, mut b) = (from.next_entry()?, to.next_entry()?);
     loop {
+        progress.check()?;
         let order = match (&a, &b) {
             (None, None) => return Ok(()),
             (Some(_), None) => Ordering::Less,
@@ -83,7 +91,10 @@ fn entries([mut from, mut to]: [EntryWalk; 2], show: &mut dyn FnMut(Change) -> R
         let before =
             if order == Ordering::Greater { None } else { std::mem::replace(&mut a, from.next_entry()?) };
         let after = if order == Ordering::Less { None } else { std::mem::replace(&mut b, to.next_entry()?) };
-        let same_contents = matches!((&before, &after), (Some(x), Some(y)) if same_contents(x, y));
+        let same_contents = match (&before, &after) {
+            (Some(x), Some(y)) => same_contents(x, y, bundles)?,
+            _ => false,
+        };
         let same = matches!((&before, &after), (Some(x), Some(y)) if same_contents && same_metadata(x, y));
         if !same {
             show(Change::Entry { before: before.map(Box::new), after: after.map(Box::new), same_contents })?;
@@ -97,24 +108,66 @@ fn same_metadata(a: &Entry, b: &Entry) -> bool {
         && a.xattrs == b.xattrs
 }
 
-fn same_contents(a: &Entry, b: &Entry) -> bool {
-    a.size == b.size && extents(&a.content).eq(extents(&b.content))
+fn same_contents(a: &Entry, b: &Entry, bundles: &mut Bundles) -> Result<bool> {
+    if a.size != b.size {
+        return Ok(false);
+    }
+    let (x, y) = match (&a.content, &b.content) {
+        (Content::Empty, Content::Empty) => return Ok(true),
+        (Content::Paged(x), Content::Paged(y)) => return Ok((x.chunk.id, x.level) == (y.chunk.id, y.level)),
+        (Content::Extents(x), Content::Extents(y)) => (x, y),
+        _ => return Ok(false),
+    };
+    if x.len() != y.len() {
+        return Ok(false);
+    }
+    for (x, y) in x.iter().zip(y) {
+        let same = match (x, y) {
+            (Extent::Hole { len: x }, Extent::Hole { len: y }) => x == y,
+            (Extent::Chunk { chunk: x, skip: s, len: l }, Extent::Chunk { chunk: y, skip: t, len: m }) => {
+                let known = (x.id, s, l) == (y.id, t, m);
+                // Equal bytes have another id when they are in another bundle. The id of a whole chunk decides.
+                let tells = l != m || is_whole(x, *l) && is_whole(y, *m);
+                known || !tells && bundles.bytes(x, *s, *l)? == bundles.bytes(y, *t, *m)?
+            }
+            _ => false,
+        };
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
-/// What tells one content from another: ids and lengths, not hints. Small files of equal bytes in different bundles
-/// count as different; telling would mean reading them.
-fn extents(content: &Content) -> impl Iterator<Item = (Option<Id>, u64, u64)> + '_ {
-    let (list, root) = match content {
-        Content::Empty => (&[][..], None),
-        Content::Extents(list) => (&list[..], None),
-        Content::Paged(root) => (&[][..], Some((Some(root.chunk.id), u64::from(root.level), root.len))),
-    };
-    list.iter()
-        .map(|e| match e {
-            Extent::Hole { len } => (None, 0, *len),
-            Extent::Chunk { chunk, skip, len } => (Some(chunk.id), u64::from(*skip), u64::from(*len)),
-        })
-        .chain(root)
+/// True when `len` bytes are all of the chunk.
+fn is_whole(chunk: &ChunkRef, len: u32) -> bool {
+    chunk.hint.is_some_and(|at| at.length == len)
+}
+
+/// Small files by their place in bundles. Neighbours in a tree are neighbours in bundles, so a few are kept.
+struct Bundles {
+    loader: Arc<PageLoader>,
+    kept: VecDeque<(Id, Arc<Vec<u8>>)>,
+}
+
+/// Bundles kept: some for each of two snapshots.
+const KEPT: usize = 8;
+
+impl Bundles {
+    fn bytes(&mut self, chunk: &ChunkRef, skip: u32, len: u32) -> Result<Vec<u8>> {
+        let bundle = match self.kept.iter().find(|(id, _)| *id == chunk.id) {
+            Some((_, bundle)) => Arc::clone(bundle),
+            None => {
+                let bundle = Arc::new(self.loader.fetch(ObjectType::Data, chunk)?);
+                self.kept.truncate(KEPT - 1);
+                self.kept.push_front((chunk.id, Arc::clone(&bundle)));
+                bundle
+            }
+        };
+        let (skip, len) = (skip as usize, len as usize);
+        let bytes = skip.checked_add(len).and_then(|end| bundle.get(skip..end));
+        bytes.map(<[u8]>::to_vec).ok_or_else(|| Error::damaged("page", "an extent passes its chunk's end"))
+    }
 }
 
 /// Merges neighbouring differences before they are shown.

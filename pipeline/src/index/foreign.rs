@@ -1,6 +1,6 @@
 //! Made-up segments: an index of any size, as if other volumes had been backed up, to measure and test against.
 
-use super::segment::{MAX_RECORDS, PackRow, Record, Segment, SegmentName};
+use super::segment::{Last, MAX_RECORDS, PackRow, Record, Segment, SegmentName};
 use crate::error::{Error, Result};
 use crate::hash::{Id, ObjectType};
 use crate::pack::{Location, PackName, SessionId};
@@ -61,7 +61,7 @@ pub async fn write(
                 u32::try_from((n - first) / PER_PACK).map_err(|_| Error::Internal("pack row".into()))?;
             rows.push(Record::new(kind, id, row, &at));
         }
-        let name = SegmentName { generation, session: SESSION, number };
+        let name = SegmentName { generation, session: SESSION, number, last: Last::No };
         let sealed = Segment::new(&packs, &mut rows)?.seal(master, epoch, &name)?;
         store.create(&name.key(), sealed.into()).await?;
         number += 1;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  page 0    header: counts, from which everything else follows
-//!  covers    names of the segments whose records are all here, ascending, 20 bytes each
+//!  covers    names of the segments whose records are all here, ascending, 21 bytes each
 //!  packs     rows of 40 bytes, as in segments
 //!  filter    slice after slice, block after block
 //!  records   2 bytes number of records, 1 byte 'goes on', 1 reserved, then records of 54 bytes
@@ -21,7 +21,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::filter::{Filter, Shape, scaled};
 use super::page::{Bad, PAGE, PAYLOAD, PageFile, PageKey};
-use super::segment::{PACK_ROW, PackRow, RECORD, Record, SegmentName};
+use super::segment::{Last, PACK_ROW, PackRow, RECORD, Record, SegmentName};
 use crate::hash::{Id, ObjectType};
 use crate::pack::{Location, SessionId};
 
@@ -29,9 +29,9 @@ pub(super) mod merge;
 pub(super) mod write;
 
 const MAGIC: &[u8; 8] = b"TWINDRUN";
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 
-const COVER: usize = 20;
+const COVER: usize = 21;
 const COVERS_PER_PAGE: usize = PAYLOAD / COVER;
 const ROWS_PER_PAGE: usize = PAYLOAD / PACK_ROW;
 const RECORDS_AT: usize = 4;
@@ -341,7 +341,8 @@ fn encode_cover(name: &SegmentName) -> [u8; COVER] {
     let mut out = [0; COVER];
     out[..4].copy_from_slice(&name.generation.to_le_bytes());
     out[4..16].copy_from_slice(&name.session.0);
-    out[16..].copy_from_slice(&name.number.to_le_bytes());
+    out[16..20].copy_from_slice(&name.number.to_le_bytes());
+    out[20] = name.last as u8;
     out
 }
 
@@ -349,7 +350,12 @@ fn decode_cover(from: &[u8; COVER]) -> SegmentName {
     let word = |at: usize| from[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
     let mut session = [0; 12];
     session.copy_from_slice(&from[4..16]);
-    SegmentName { generation: word(0), session: SessionId(session), number: word(16) }
+    SegmentName {
+        generation: word(0),
+        session: SessionId(session),
+        number: word(16),
+        last: Last::from_code(from[20]),
+    }
 }
 
 /// File of the run `id` in `dir`.

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::hash::{Id, ObjectType};
 use crate::pack::{Location, MAX_SLOTS, PackName, SessionId};
 use crate::seal::object::{self, ObjectClass};
-use crate::seal::{Codec, MasterKey, TAG};
+use crate::seal::{Codec, MasterKey};
 
 /// Most records of one segment: 3.5 MiB of plaintext for usual packs.
 pub const MAX_RECORDS: usize = 1 << 16;
@@ -43,22 +43,54 @@ pub struct SegmentName {
     pub session: SessionId,
     /// Counts the segments of a session from 0, without gaps.
     pub number: u32,
+    /// What it is the last of. Its name says so, so that a lost one is noticed from names alone.
+    pub last: Last,
+}
+
+/// What a segment is the last of. Ordered as the keys are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Last {
+    /// Others of its session may follow.
+    No = 0,
+    /// Of a session that read the tables of all packs that no segment named: what older sessions lost is made good.
+    OfAll = 1,
+    /// Of its session, which commits after it.
+    OfSession = 2,
+}
+
+impl Last {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::No => "",
+            Self::OfAll => ".all",
+            Self::OfSession => ".end",
+        }
+    }
+
+    /// As stored in the cache; what nobody stored is `No`.
+    pub(super) fn from_code(code: u8) -> Self {
+        [Self::No, Self::OfAll, Self::OfSession].into_iter().find(|l| *l as u8 == code).unwrap_or(Self::No)
+    }
 }
 
 impl SegmentName {
-    /// Key in the store: `index/<8 hex>/<24 hex>-<8 hex>`.
+    /// Key in the store: `index/<8 hex>/<24 hex>-<8 hex>`, and `.all` or `.end` for the last.
     pub fn key(&self) -> String {
-        format!("index/{:08x}/{}-{:08x}", self.generation, self.session, self.number)
+        let Self { generation, session, number, last } = self;
+        format!("index/{generation:08x}/{session}-{number:08x}{}", last.suffix())
     }
 
     /// The name in a store key, if it is one.
     pub fn from_key(key: &str) -> Option<Self> {
         let (generation, rest) = key.strip_prefix("index/")?.split_once('/')?;
         let (session, number) = rest.split_once('-')?;
+        let (number, suffix) = number.split_at_checked(8)?;
         let name = Self {
             generation: u32::from_str_radix(generation, 16).ok()?,
             session: session.parse().ok()?,
             number: u32::from_str_radix(number, 16).ok()?,
+            last: [Last::No, Last::OfAll, Last::OfSession].into_iter().find(|l| l.suffix() == suffix)?,
         };
         (name.key() == key).then_some(name)
     }
@@ -158,8 +190,8 @@ impl Record {
 
     /// True when the frame can be in a pack of that shape.
     fn fits(&self, row: &PackRow) -> bool {
-        self.slot < row.frames
-            && self.stored as usize >= TAG
+        self.location(row.name).is_possible(self.kind)
+            && self.slot < row.frames
             && u64::from(self.offset) + u64::from(self.stored) <= row.size
     }
 }

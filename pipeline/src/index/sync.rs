@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::cache::{Cache, Dir, Locked};
 use super::run::merge::Source;
-use super::segment::{MAX_RECORDS, MAX_STORED, Segment, SegmentName};
+use super::segment::{Last, MAX_RECORDS, MAX_STORED, Segment, SegmentName};
 use super::{IndexConfig, SyncReport};
 use crate::error::{Error, Result};
 use crate::pack::SessionId;
@@ -43,6 +43,7 @@ pub(super) async fn open(
     master: &MasterKey,
     repository_id: &[u8; 16],
     session: Option<SessionId>,
+    decided: &[SessionId],
     config: &IndexConfig,
 ) -> Result<(Arc<Cache>, SyncReport, u32)> {
     let cache = Arc::new(Cache::new(master, repository_id, config.filter_bytes, config.cache_bytes));
@@ -55,6 +56,7 @@ pub(super) async fn open(
     report.cache_unused = unused;
     // Listed under the lock: a run in the directory covers segments that were stored before it was written.
     let mut listed = list(store.as_ref(), &mut report).await?;
+    (report.missing, report.endless) = missing(&listed, decided);
     let next = listed
         .iter()
         .filter(|l| Some(l.name.session) == session)
@@ -113,7 +115,6 @@ fn enter(
 /// Lists the store's segments, ascending. 32 bytes of memory each; garbage collection keeps them few.
 async fn list(store: &dyn Store, report: &mut SyncReport) -> Result<Vec<Listed>> {
     let mut listed = Vec::new();
-    let mut last: Option<SegmentName> = None;
     let mut after: Option<String> = None;
     loop {
         let page = store.list("index/", after.as_deref()).await?;
@@ -122,11 +123,6 @@ async fn list(store: &dyn Store, report: &mut SyncReport) -> Result<Vec<Listed>>
                 report.damaged.push((object.key.clone(), "not the name of a segment".into()));
                 continue;
             };
-            let same = |l: &SegmentName| (l.generation, l.session) == (name.generation, name.session);
-            let expected = last.filter(same).map_or(0, |l| l.number.saturating_add(1));
-            let gap = (expected..name.number).map(|number| SegmentName { number, ..name }.key());
-            report.missing.extend(gap.take(NAMED.saturating_sub(report.missing.len())));
-            last = Some(name);
             listed.push(Listed { name, size: object.size, cached: false });
         }
         match page.objects.last() {
@@ -136,6 +132,27 @@ async fn list(store: &dyn Store, report: &mut SyncReport) -> Result<Vec<Listed>>
     }
     report.segments = listed.len() as u64;
     Ok(listed)
+}
+
+/// Segments that must have existed, because a session's later ones do; and sessions of `decided` without a last one.
+/// What was lost before all packs were read again is made good.
+fn missing(listed: &[Listed], decided: &[SessionId]) -> (Vec<String>, Vec<SessionId>) {
+    let last_of_all = listed.iter().filter(|l| l.name.last == Last::OfAll).map(|l| l.name.session).max();
+    let counts = |session: &SessionId| last_of_all.is_none_or(|all| *session > all);
+    let mut missing = Vec::new();
+    let mut before: Option<SegmentName> = None;
+    for Listed { name, .. } in listed.iter().filter(|l| counts(&l.name.session)) {
+        let same = |b: &SegmentName| (b.generation, b.session) == (name.generation, name.session);
+        let expected = before.filter(same).map_or(0, |b| b.number.saturating_add(1));
+        let gap = (expected..name.number).map(|number| SegmentName { number, last: Last::No, ..*name }.key());
+        missing.extend(gap.take(NAMED.saturating_sub(missing.len())));
+        before = Some(*name);
+    }
+    let with_last = listed.iter().filter(|l| l.name.last != Last::No);
+    let mut ended: Vec<SessionId> = with_last.map(|l| l.name.session).collect();
+    ended.sort_unstable();
+    let endless = decided.iter().filter(|id| counts(id) && ended.binary_search(id).is_err());
+    (missing, endless.copied().collect())
 }
 
 /// Drops runs that cover a segment which is gone from the store, and marks what the others cover.

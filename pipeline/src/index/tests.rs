@@ -136,6 +136,42 @@ fn a_failed_flush_loses_nothing_and_a_lost_answer_costs_nothing() {
 }
 
 #[test]
+fn the_last_segment_of_a_session_that_committed_is_missed() {
+    let mut bed = Bed::new();
+    for session in 1..=3 {
+        let (index, _) = bed.open(session);
+        bed.store_more(&index, session, session * 100..session * 100 + 10);
+        let (kind, id, at) = chunk(session, session * 100 + 50);
+        index.finished(at.pack, 1 << 20, vec![(kind, id, at)]);
+        bed.run(index.finish(false)).unwrap();
+    }
+    // Nothing new: its segment is empty, and fetched once.
+    let (index, _) = bed.open(4);
+    bed.run(index.finish(false)).unwrap();
+    drop(index);
+    assert_eq!(bed.keys().last().unwrap(), "index/00000000/000000000000000000000004-00000000.end");
+    bed.decided = (1..=4).map(session_id).collect();
+    let (index, report) = bed.open(5);
+    assert!(report.endless.is_empty(), "{report:?}");
+    drop(index);
+    let (_, report) = bed.open(5);
+    assert_eq!((report.fetched, report.dropped_runs), (0, 0), "{report:?}");
+
+    bed.store.remove("index/00000000/000000000000000000000002-00000001.end");
+    bed.store.remove("index/00000000/000000000000000000000004-00000000.end");
+    let (index, report) = bed.open(5);
+    assert_eq!(report.endless, [2, 4].map(session_id));
+    // Made good, and not missed any more.
+    bed.run(index.finish(true)).unwrap();
+    drop(index);
+    let (_, report) = bed.open(6);
+    assert!(report.missing.is_empty() && report.endless.is_empty(), "{report:?}");
+    bed.decided.extend([6, 5].map(session_id));
+    let (_, report) = bed.open(7);
+    assert_eq!(report.endless, [session_id(6)]);
+}
+
+#[test]
 fn damaged_and_missing_segments_are_values_and_can_be_rebuilt() {
     let bed = Bed::new();
     for session in 1..=3 {

@@ -294,6 +294,16 @@ pub(crate) async fn newest_ids(
     Ok(found.iter().filter_map(|f| f.at.map(|at| at.id)).collect())
 }
 
+/// All sessions that committed or were fenced, from names alone; 44 bytes of memory each.
+pub(crate) async fn decided(repository: &Repository) -> Result<Vec<SnapshotKey>> {
+    let mut decided = Vec::new();
+    let mut keys = Keys::new(repository, None);
+    while let Some(page) = keys.next().await? {
+        decided.extend(page.iter().filter(|found| found.commit).filter_map(|found| found.at));
+    }
+    Ok(decided)
+}
+
 /// The snapshot that `text` means: `latest`, or the beginning of an id, or the beginning of an id's random half (the
 /// first half is a time, so neighbours share much of it; see [`SessionId::short`]).
 ///

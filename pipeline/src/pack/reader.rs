@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::{END_MAGIC, HEADER, Location, MAGIC, MAX_SLOTS, PACK_BYTES, PackName, RECORD, TRAILER};
+use bytes::Bytes;
+
+use super::{END_MAGIC, FORMAT, HEADER, Location, MAGIC, MAX_PACK, MAX_SLOTS, PackName, RECORD, TRAILER};
 use crate::error::{Error, Result};
 use crate::hash::{Hasher, Id, ObjectType};
 use crate::page;
 use crate::seal::{Codec, Compressor, FrameHead, Level, MasterKey, PackKey, TAG};
-use crate::store::Store;
+use crate::store::{Store, StoreErrorKind};
 
 use super::writer::Placed;
 
@@ -102,32 +104,6 @@ impl Opener {
         Ok(())
     }
 
-    /// Reads one frame from `store` and opens it. For pages and other single look-ups; bulk reads coalesce.
-    ///
-    /// # Errors
-    /// As [`Opener::open`], or the store's error. [`Error::Damaged`] also for lengths beyond the format's bounds.
-    pub async fn fetch(
-        &mut self,
-        store: &dyn Store,
-        kind: ObjectType,
-        id: &Id,
-        at: &Location,
-    ) -> Result<Vec<u8>> {
-        let limit = if kind == ObjectType::Data { MAX_CHUNK } else { page::MAX_PAGE };
-        if at.length > limit || at.stored as usize > Compressor::bound(limit as usize) + TAG {
-            return Err(Error::damaged_at(
-                at.pack.key(),
-                u64::from(at.offset),
-                "length beyond the format's bounds",
-            ));
-        }
-        let start = u64::from(at.offset);
-        let stored = store.read(&at.pack.key(), start..start + u64::from(at.stored)).await?;
-        let mut out = vec![0; at.length as usize];
-        self.open(kind, id, at, &stored, &mut out)?;
-        Ok(out)
-    }
-
     /// Reads the table of a pack of `size` bytes: every frame in it. Needs nothing but the pack and the master key.
     ///
     /// # Errors
@@ -135,7 +111,7 @@ impl Opener {
     pub async fn table(&mut self, store: &dyn Store, name: PackName, size: u64) -> Result<Vec<Placed>> {
         let object = name.key();
         let damaged = |what: &str| Error::damaged(object.clone(), what);
-        if size < (HEADER + TAG + TRAILER) as u64 || size > 2 * PACK_BYTES {
+        if size < (HEADER + TAG + TRAILER) as u64 || size > MAX_PACK {
             return Err(damaged("size is not that of a pack"));
         }
         let header = store.read(&object, 0..HEADER as u64).await?;
@@ -156,6 +132,10 @@ impl Opener {
             store.read(&object, start..end).await?.to_vec()
         };
         let end = size - (TRAILER + length) as u64;
+        let format = u16::from_le_bytes([header[8], header[9]]);
+        if &header[..8] == MAGIC && format != FORMAT {
+            return Err(damaged(&format!("pack format {format} is not known to this version")));
+        }
         let key = PackKey::derive(&self.master, self.epoch, name)?;
         let fits = &header[..8] == MAGIC
             && header[16..32] == name.id
@@ -166,6 +146,26 @@ impl Opener {
         }
         let table = key.open_table(&header, &mut table).map_err(|what| damaged(&format!("table: {what}")))?;
         decode_table(name, table, end).map_err(damaged)
+    }
+}
+
+/// Reads the bytes of one frame, to be given to [`Opener::open`]. For pages and other single look-ups; bulk reads
+/// coalesce.
+///
+/// # Errors
+/// [`Error::Damaged`] naming the pack and the frame's offset, when it cannot be there or the pack is gone or cut short;
+/// the store's other errors.
+pub async fn read_frame(store: &dyn Store, kind: ObjectType, at: &Location) -> Result<Bytes> {
+    let (key, start) = (at.pack.key(), u64::from(at.offset));
+    let damaged = |what: &str| Err(Error::damaged_at(&key, start, what));
+    if !at.is_possible(kind) {
+        return damaged("beyond the format's bounds");
+    }
+    match store.read(&key, start..start + u64::from(at.stored)).await {
+        Ok(stored) => Ok(stored),
+        Err(e) if e.kind == StoreErrorKind::NotFound => damaged("is missing"),
+        Err(e) if e.kind == StoreErrorKind::OutOfRange => damaged("is cut short"),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -184,7 +184,11 @@ fn decode_table(pack: PackName, table: &[u8], end: u64) -> Result<Vec<Placed>, &
         }
         next += u64::from(stored);
         let slot = u32::try_from(slot).map_err(|_| "slots")?;
-        placed.push((kind, Id(*id), Location { pack, slot, offset, stored, length, codec }));
+        let at = Location { pack, slot, offset, stored, length, codec };
+        if !at.is_possible(kind) {
+            return Err("impossible frame");
+        }
+        placed.push((kind, Id(*id), at));
     }
     if next == end { Ok(placed) } else { Err("frames do not end at the table") }
 }

@@ -12,8 +12,8 @@
 //! node: version 1, level 1, varint count, then for each child: first and last path (strings), entries and bytes
 //!       below it (varints), id 32
 //! ```
-//! A page ends where a keyed hash of the last path says so, once it has 16 KiB, and at 256 KiB at the latest: an
-//! inserted file changes one page. Nodes end likewise by their children's ids.
+//! A page ends where a keyed hash of the last path says so, once it has 16 KiB, and at 256 KiB or 1 MiB of written out
+//! paths at the latest: an inserted file changes one page. Nodes end likewise by their children's ids.
 
 use std::cmp::Ordering;
 
@@ -30,6 +30,10 @@ const VERSION: u8 = 1;
 /// Bytes after which a page may end, and must end.
 const PAGE_BYTES: std::ops::Range<usize> = 16 << 10..256 << 10;
 
+/// A page also ends when its paths, written out, have this many bytes: neighbours share most of a deep path, and a
+/// reader writes them out.
+const PATH_BYTES: usize = 1 << 20;
+
 /// A page may end after one in so many entries: 256 more at about 100 bytes each, for pages of 40 KiB.
 const PAGE_ODDS: u64 = 256;
 
@@ -39,7 +43,7 @@ const NODE_CHILDREN: usize = 64;
 /// Highest node: more than any tree needs, and a bound for readers.
 pub const MAX_LEVEL: u8 = 12;
 
-/// Longest path in a tree, bytes.
+/// Longest path in a tree, bytes. Readers refuse longer ones; sources stay far below.
 pub const MAX_PATH: usize = 64 << 10;
 
 /// A child of a node.
@@ -84,6 +88,8 @@ pub struct EntryWriter {
     ids: Ids,
     count: u64,
     bytes: u64,
+    /// Bytes of the page's paths, written out.
+    paths: usize,
     first: Vec<u8>,
     last: Vec<u8>,
     levels: Vec<Vec<Child>>,
@@ -115,6 +121,7 @@ impl EntryWriter {
             ids: Ids::default(),
             count: 0,
             bytes: 0,
+            paths: 0,
             first: Vec::new(),
             last: Vec::new(),
             levels: Vec::new(),
@@ -137,16 +144,23 @@ impl EntryWriter {
             self.last.iter().zip(&entry.path).take_while(|(a, b)| a == b).count()
         };
         encode_entry(&mut self.page, entry, shared, &mut self.ids);
+        if entry.content.len() != entry.size {
+            let (has, size) = (entry.content.len(), entry.size);
+            return Err(Error::Internal(format!("an entry of {size} bytes with {has} bytes of contents")));
+        }
         self.last.clone_from(&entry.path);
         self.count += 1;
-        self.bytes += entry.size;
+        // Sparse files of exabytes are possible: the sum is for people, so it may saturate.
+        self.bytes = self.bytes.saturating_add(entry.size);
+        self.paths += entry.path.len();
         let len = self.page.len() + 32 * self.ids.list.len();
         let may = len >= PAGE_BYTES.start && path_hash(&self.boundary, &entry.path).is_multiple_of(PAGE_ODDS);
-        if may || len >= PAGE_BYTES.end { self.close_page(sink) } else { Ok(()) }
+        if may || len >= PAGE_BYTES.end || self.paths >= PATH_BYTES { self.close_page(sink) } else { Ok(()) }
     }
 
     fn close_page(&mut self, sink: &mut impl PageSink) -> Result<()> {
         let mut content = Writer::default();
+        self.paths = 0;
         content.byte(VERSION);
         content.varint(self.count);
         content.bytes(&std::mem::take(&mut self.page).into_vec());
@@ -194,7 +208,7 @@ impl EntryWriter {
             first: first.first.clone(),
             last: last.last.clone(),
             entries: children.iter().map(|c| c.entries).sum(),
-            bytes: children.iter().map(|c| c.bytes).sum(),
+            bytes: children.iter().fold(0, |sum, c| sum.saturating_add(c.bytes)),
             chunk,
         };
         self.push_child(level + 1, child, sink)
@@ -331,15 +345,20 @@ pub fn decode_page(page: &[u8]) -> Result<Vec<Entry>, Malformed> {
     scan.end()?;
     let refs = hints(page, &ids)?;
     let mut entries: Vec<Entry> = Vec::with_capacity(count);
+    let mut paths = 0;
     for _ in 0..count {
         let before = entries.last().map_or(&[][..], |e| &e.path);
         let entry = decode_entry(&mut input, before, Some(&refs))?;
         if !entries.is_empty() && compare(before, &entry.path) != Ordering::Less {
             return Err("entries out of order");
         }
+        paths += entry.path.len();
+        if paths > PATH_BYTES + MAX_PATH {
+            return Err("paths too long");
+        }
         entries.push(entry);
     }
-    Ok(entries)
+    if entries.is_empty() { Err("entry page without entries") } else { Ok(entries) }
 }
 
 /// Decodes one entry; without `ids` only to get past it, then its path and chunks are placeholders.
@@ -447,12 +466,24 @@ pub fn decode_node(page: &[u8]) -> Result<(u8, Vec<Child>), Malformed> {
     for _ in 0..count {
         let (first, last) = (input.string()?.to_vec(), input.string()?.to_vec());
         let (entries, bytes, id) = (input.varint()?, input.varint()?, Id(input.array()?));
+        let after = children.last().map(|c: &Child| &c.last);
+        if compare(&first, &last) == Ordering::Greater
+            || after.is_some_and(|a| compare(a, &first) != Ordering::Less)
+        {
+            return Err("children out of order");
+        }
         children.push(Child { first, last, entries, bytes, chunk: ChunkRef { id, hint: None } });
     }
     input.end()?;
+    if children.is_empty() {
+        return Err("entry node without children");
+    }
     let ids: Vec<Id> = children.iter().map(|c| c.chunk.id).collect();
     for (child, chunk) in children.iter_mut().zip(hints(page, &ids)?) {
         child.chunk = chunk;
     }
     Ok((level, children))
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,16 @@ impl ExtentPage {
         self.items.iter().filter_map(|i| i.chunk).collect()
     }
 
+    /// Bytes that it covers.
+    pub fn len(&self) -> u64 {
+        self.items.iter().map(|i| i.len).sum()
+    }
+
+    /// True for the page of an empty volume.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     /// Decodes a page's plaintext.
     ///
     /// # Errors
@@ -101,9 +111,13 @@ impl ExtentPage {
             }
             let n = usize::try_from(n).map_err(|_| "too many extents")?;
             total = total.saturating_add(n);
-            chunks += if tag == CHUNK { n } else { 0 };
+            chunks = chunks.saturating_add(if tag == CHUNK { n } else { 0 });
             if chunks > FILE_ITEMS.end || total > 2 * FILE_ITEMS.end + 1 {
                 return Err("too many extents");
+            }
+            // One form for each list of items, so that equal content has equal bytes.
+            if runs.last().is_some_and(|(t, _, l)| *t == tag && (tag == HOLE || *l == len)) {
+                return Err("extents that belong together");
             }
             runs.push((tag, n, len));
         }
@@ -295,3 +309,6 @@ pub fn extents(items: &[Item]) -> impl Iterator<Item = Extent> + '_ {
         Some(chunk) => Extent::Chunk { chunk, skip: 0, len: u32::try_from(item.len).unwrap_or(u32::MAX) },
     })
 }
+
+#[cfg(test)]
+mod tests;

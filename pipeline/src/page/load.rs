@@ -3,16 +3,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{MAX_PAGE, Malformed};
+use super::Malformed;
 use crate::entry::ChunkRef;
 use crate::error::{Error, Result};
 use crate::hash::{Id, ObjectType};
 use crate::index::Index;
 use crate::pack::Location;
-use crate::pack::reader::Opener;
+use crate::pack::reader::{Opener, read_frame};
 use crate::progress::Progress;
-use crate::seal::{Compressor, TAG};
-use crate::store::{Store, StoreErrorKind};
+use crate::store::Store;
 
 /// Bytes of decoded pages kept. A walk needs one page of each level again and again.
 const CACHE_BYTES: usize = 4 << 20;
@@ -98,22 +97,7 @@ impl PageLoader {
     }
 
     fn fetch_at(&self, kind: ObjectType, id: &Id, at: &Location) -> Result<Vec<u8>> {
-        if at.length > MAX_PAGE || at.stored as usize > Compressor::bound(MAX_PAGE as usize) + TAG {
-            return Err(Error::damaged_at(
-                at.pack.key(),
-                u64::from(at.offset),
-                "length beyond the format's bounds",
-            ));
-        }
-        let start = u64::from(at.offset);
-        let range = start..start + u64::from(at.stored);
-        let stored = self.runtime.block_on(self.store.read(&at.pack.key(), range));
-        let stored = stored.map_err(|error| match error.kind {
-            // A snapshot names this place: that it is gone is damage, not the store's failure.
-            StoreErrorKind::NotFound => Error::damaged_at(at.pack.key(), start, "is missing"),
-            StoreErrorKind::OutOfRange => Error::damaged_at(at.pack.key(), start, "is cut short"),
-            _ => Error::from(error),
-        })?;
+        let stored = self.runtime.block_on(read_frame(&*self.store, kind, at))?;
         let mut out = vec![0; at.length as usize];
         let mut opener = self.opener.lock().unwrap_or_else(PoisonError::into_inner);
         opener.open(kind, id, at, &stored, &mut out)?;

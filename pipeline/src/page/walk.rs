@@ -65,7 +65,7 @@ impl ExtentWalk {
     }
 
     fn enter(&mut self, level: u8, chunk: &ChunkRef, len: u64) -> Result<()> {
-        let result = self.descend(level, chunk);
+        let result = self.descend(level, chunk, len);
         if result.is_err() {
             self.lost = Some((self.offset, len));
             self.offset += len;
@@ -90,11 +90,14 @@ impl ExtentWalk {
             .and_then(|(_, item)| item.chunk))
     }
 
-    fn descend(&mut self, level: u8, chunk: &ChunkRef) -> Result<()> {
+    fn descend(&mut self, level: u8, chunk: &ChunkRef, len: u64) -> Result<()> {
         let malformed = PageLoader::malformed(chunk);
         let page = ExtentPage::decode(&self.loader.load(ObjectType::Extents, chunk)?).map_err(&malformed)?;
         if page.level != level || level > MAX_EXTENT_LEVEL {
             return Err(malformed("page of another level"));
+        }
+        if page.len() != len {
+            return Err(malformed("page does not cover what its parent says"));
         }
         self.stack.push((level, page.items.into_iter()));
         Ok(())
@@ -179,7 +182,7 @@ impl EntryWalk {
 
     fn next_where(&mut self, wanted: impl Fn(&Child) -> bool) -> Result<Option<Entry>> {
         if let Some(root) = self.root.take()
-            && let Err(error) = self.descend(root.level, &root.chunk)
+            && let Err(error) = self.descend(root.level, &root.chunk, None)
         {
             self.lost = Some(Lost { bytes: root.len, ..Lost::default() });
             return Err(error);
@@ -196,7 +199,8 @@ impl EntryWalk {
             match child {
                 None => drop(self.stack.pop()),
                 Some(child) if wanted(&child) && self.reaches(&child) => {
-                    if let Err(error) = self.descend(level - 1, &child.chunk) {
+                    let range = (&child.first[..], &child.last[..]);
+                    if let Err(error) = self.descend(level - 1, &child.chunk, Some(range)) {
                         self.lost = Some(Lost { first: child.first, last: child.last, bytes: child.bytes });
                         return Err(error);
                     }
@@ -214,18 +218,32 @@ impl EntryWalk {
         compare(&child.last, &self.within) != Ordering::Less && !behind
     }
 
-    fn descend(&mut self, level: u8, chunk: &ChunkRef) -> Result<()> {
+    /// `range`: first and last path, as the parent says.
+    fn descend(&mut self, level: u8, chunk: &ChunkRef, range: Option<(&[u8], &[u8])>) -> Result<()> {
         let malformed = PageLoader::malformed(chunk);
+        let fits = |first: &[u8], last: &[u8]| match range {
+            Some(range) if range != (first, last) => {
+                Err(malformed("page has other paths than its parent says"))
+            }
+            _ => Ok(()),
+        };
         if level > MAX_LEVEL {
             return Err(malformed("tree too high"));
         }
         let page = self.loader.load(kind(level), chunk)?;
         if level == 0 {
-            self.page = decode_page(&page).map_err(malformed)?.into_iter();
+            let entries = decode_page(&page).map_err(&malformed)?;
+            if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+                fits(&first.path, &last.path)?;
+            }
+            self.page = entries.into_iter();
         } else {
             let (found, children) = decode_node(&page).map_err(&malformed)?;
             if found != level {
                 return Err(malformed("node of another level"));
+            }
+            if let (Some(first), Some(last)) = (children.first(), children.last()) {
+                fits(&first.first, &last.last)?;
             }
             self.stack.push((level, children.into_iter()));
         }

@@ -28,6 +28,9 @@ type Place = (u64, u64);
 pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite: bool) -> Result<u64> {
     let root =
         manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
+    if root.len != manifest.size {
+        return Err(Error::damaged(run.object(manifest), "pages do not cover the volume"));
+    }
     let target = BlockTarget::open(path, manifest.size, overwrite)?;
     let sample = Sample::default();
     let (mut fetcher, deliveries) = fetcher::<Place>(&run.shared, run.window());

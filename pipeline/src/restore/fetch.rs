@@ -4,7 +4,7 @@
 //! planner ──reads, granted by bytes──► async fetches ──► workers: open ──► Deliver
 //! ```
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -18,7 +18,8 @@ use crate::hash::ObjectType;
 use crate::index::Index;
 use crate::io::Pool;
 use crate::limits::Pace;
-use crate::pack::reader::{MAX_CHUNK, Opener};
+use crate::pack::Location;
+use crate::pack::reader::Opener;
 use crate::page::load::{PageLoader, is_lost};
 use crate::progress::{Progress, Station};
 use crate::store::Store;
@@ -69,6 +70,13 @@ pub(crate) struct Shared {
 /// Bytes of one permit of [`Shared::fetched`].
 pub(crate) const GRAIN: u64 = 4 << 10;
 
+/// What a worker deals with next.
+enum Ready<T> {
+    Fetched(Fetched<T>),
+    /// A want that no pack is known for.
+    Unknown(T),
+}
+
 struct Fetched<T> {
     fetch: Fetch<T>,
     result: Result<Bytes>,
@@ -80,32 +88,28 @@ struct Fetched<T> {
 pub(crate) struct Fetcher<T> {
     shared: Shared,
     planner: Planner<T>,
-    done: Sender<Fetched<T>>,
-    /// Wants that no pack is known for, for a worker to report.
-    unknown: Arc<Mutex<Vec<T>>>,
+    done: Sender<Ready<T>>,
 }
 
 /// The workers' side of a [`Fetcher`].
 pub(crate) struct Deliveries<T> {
     shared: Shared,
-    ready: Receiver<Fetched<T>>,
-    unknown: Arc<Mutex<Vec<T>>>,
+    ready: Receiver<Ready<T>>,
 }
 
 impl<T> Clone for Deliveries<T> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), ready: self.ready.clone(), unknown: Arc::clone(&self.unknown) }
+        Self { shared: self.shared.clone(), ready: self.ready.clone() }
     }
 }
 
 /// Both sides, planning in windows of about `window` stored bytes.
 pub(crate) fn fetcher<T: Send + 'static>(shared: &Shared, window: u64) -> (Fetcher<T>, Deliveries<T>) {
-    // Unbounded, but every message holds a grant of the semaphore.
+    // Unbounded, but what was fetched holds a grant of the semaphore; the rest is small.
     let (done, ready) = unbounded();
-    let unknown = Arc::new(Mutex::new(Vec::new()));
     let planner = Planner::new(Arc::clone(&shared.index), window);
-    let fetcher = Fetcher { shared: shared.clone(), planner, done, unknown: Arc::clone(&unknown) };
-    (fetcher, Deliveries { shared: shared.clone(), ready, unknown })
+    let fetcher = Fetcher { shared: shared.clone(), planner, done };
+    (fetcher, Deliveries { shared: shared.clone(), ready })
 }
 
 impl<T: Send + 'static> Fetcher<T> {
@@ -118,7 +122,8 @@ impl<T: Send + 'static> Fetcher<T> {
             Ok(false) => Ok(()),
             Ok(true) => self.flush(),
             Err(Unknown(to)) => {
-                self.unknown.lock().unwrap_or_else(PoisonError::into_inner).push(to);
+                // At once: an open file waits for it. Nobody listens only when the run has failed already.
+                let _ = self.done.send(Ready::Unknown(to));
                 Ok(())
             }
         }
@@ -152,7 +157,7 @@ impl<T: Send + 'static> Fetcher<T> {
         self.shared.runtime.spawn(async move {
             let result = store.read(&fetch.pack.key(), fetch.range.clone()).await.map_err(Error::from);
             // Nobody listens only when the run has failed already.
-            let _ = done.send(Fetched { fetch, result, _grant: grant });
+            let _ = done.send(Ready::Fetched(Fetched { fetch, result, _grant: grant }));
         });
         Ok(())
     }
@@ -167,18 +172,19 @@ impl<T: Send + 'static> Deliveries<T> {
 
     fn work(&self, opener: &mut Opener, target: &mut impl Deliver<To = T>) -> Result<()> {
         let mut idle = Instant::now();
-        while let Ok(fetched) = self.ready.recv() {
+        while let Ok(ready) = self.ready.recv() {
             self.shared.progress.waited_for(Station::Store, idle.elapsed());
             self.shared.failure.check()?;
-            self.deliver(fetched, opener, target)?;
+            match ready {
+                Ready::Fetched(fetched) => self.deliver(fetched, opener, target)?,
+                Ready::Unknown(to) => {
+                    let what = "no pack is known to hold a chunk of this snapshot";
+                    target.lost(to, Error::damaged("index", what))?;
+                }
+            }
             idle = Instant::now();
         }
         self.shared.failure.check()?;
-        loop {
-            let unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(to) = unknown else { break };
-            target.lost(to, Error::damaged("index", "no pack is known to hold a chunk of this snapshot"))?;
-        }
         target.finish()
     }
 
@@ -214,10 +220,8 @@ impl<T: Send + 'static> Deliveries<T> {
                     }
                 }
                 Err(error) if is_lost(&error) => {
-                    let text = error.to_string();
                     for to in frame.to {
-                        target
-                            .lost(to, Error::damaged_at(at.pack.key(), u64::from(at.offset), text.clone()))?;
+                        target.lost(to, again(&error, &at))?;
                     }
                 }
                 Err(error) => return Err(error),
@@ -228,9 +232,6 @@ impl<T: Send + 'static> Deliveries<T> {
 
     fn open(&self, opener: &mut Opener, frame: &Frame<T>, stored: &[u8]) -> Result<Bytes> {
         let length = frame.at.length as usize;
-        if frame.at.length > MAX_CHUNK {
-            return Err(Error::damaged(frame.at.pack.key(), "length beyond the format's bounds"));
-        }
         if length <= self.shared.pool.buffer_size() {
             let mut buf = self.shared.pool.take();
             buf.set_len(length);
@@ -241,5 +242,15 @@ impl<T: Send + 'static> Deliveries<T> {
             opener.open(ObjectType::Data, &frame.chunk.id, &frame.at, stored, &mut plain)?;
             Ok(plain.into())
         }
+    }
+}
+
+/// The same damage, for one more who wants the chunk.
+fn again(error: &Error, at: &Location) -> Error {
+    match error {
+        Error::Damaged { object, offset, what } => {
+            Error::Damaged { object: object.clone(), offset: *offset, what: what.clone() }
+        }
+        other => Error::damaged_at(at.pack.key(), u64::from(at.offset), other.to_string()),
     }
 }

@@ -19,8 +19,8 @@ const GAP: u64 = 256 << 10;
 /// Most bytes of one read. Several are in flight, so larger ones would only need more memory.
 const READ: u64 = 4 << 20;
 
-/// Most chunks in a window; bounds the planner's memory.
-const WINDOW_CHUNKS: usize = 4096;
+/// Most wants in a window, of a few chunks or of many; bounds the planner's memory.
+const WINDOW_WANTS: usize = 4096;
 
 /// A frame to open, and everyone who wants it.
 #[derive(Debug)]
@@ -50,6 +50,7 @@ pub(crate) struct Planner<T> {
     frames: Vec<Frame<T>>,
     by_id: HashMap<Id, usize>,
     bytes: u64,
+    wants: usize,
 }
 
 /// A want that no pack is known to satisfy.
@@ -59,7 +60,7 @@ pub(crate) struct Unknown<T>(pub(crate) T);
 impl<T> Planner<T> {
     /// A planner with windows of about `window_bytes` of stored bytes.
     pub(crate) fn new(index: Arc<Index>, window_bytes: u64) -> Self {
-        Self { index, window_bytes, frames: vec![], by_id: HashMap::new(), bytes: 0 }
+        Self { index, window_bytes, frames: vec![], by_id: HashMap::new(), bytes: 0, wants: 0 }
     }
 
     /// Adds a want; true when the window is full and should be taken.
@@ -69,25 +70,30 @@ impl<T> Planner<T> {
     pub(crate) fn want(&mut self, chunk: ChunkRef, to: T) -> Result<bool, Unknown<T>> {
         if let Some(frame) = self.by_id.get(&chunk.id).and_then(|n| self.frames.get_mut(*n)) {
             frame.to.push(to);
+            self.wants += 1;
             return Ok(self.is_full());
         }
-        let Some(at) = chunk.hint.or_else(|| self.index.find(ObjectType::Data, &chunk.id)) else {
+        let possible = |at: &Location| at.is_possible(ObjectType::Data);
+        let hint = chunk.hint.filter(possible);
+        let Some(at) = hint.or_else(|| self.index.find(ObjectType::Data, &chunk.id).filter(possible)) else {
             return Err(Unknown(to));
         };
         self.by_id.insert(chunk.id, self.frames.len());
         self.frames.push(Frame { chunk, at, to: vec![to] });
         self.bytes += u64::from(at.stored);
+        self.wants += 1;
         Ok(self.is_full())
     }
 
     fn is_full(&self) -> bool {
-        self.bytes >= self.window_bytes || self.frames.len() >= WINDOW_CHUNKS
+        self.bytes >= self.window_bytes || self.wants >= WINDOW_WANTS
     }
 
     /// The reads of the present window; the next one is empty.
     pub(crate) fn take(&mut self) -> Vec<Fetch<T>> {
         self.by_id.clear();
         self.bytes = 0;
+        self.wants = 0;
         coalesce(std::mem::take(&mut self.frames))
     }
 }

@@ -24,8 +24,8 @@ use crate::error::{Error, FirstError, Result};
 use crate::manifest::Manifest;
 use crate::page::load::is_lost;
 use crate::page::walk::{EntryWalk, ExtentWalk, Lost};
+use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress};
-use crate::source::tree::ExcludeSet;
 
 /// Files that are open at the same time, at most: below the usual limit of 1,024 descriptors with room for the rest.
 const OPEN_FILES: usize = 256;
@@ -34,7 +34,7 @@ const OPEN_FILES: usize = 256;
 #[derive(Debug)]
 pub(super) struct Select {
     pub(super) subtree: Vec<u8>,
-    pub(super) includes: ExcludeSet,
+    pub(super) includes: Patterns,
 }
 
 impl Select {
@@ -62,7 +62,7 @@ impl Select {
         let path = &entry.path;
         let directory = matches!(entry.kind, EntryKind::Directory { .. });
         let above = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(n, _)| &path[..n]);
-        self.includes.excludes(path, directory) || above.into_iter().any(|p| self.includes.excludes(p, true))
+        self.includes.matches(path, directory) || above.into_iter().any(|p| self.includes.matches(p, true))
     }
 }
 
@@ -80,6 +80,7 @@ pub(super) fn restore(
 ) -> Result<u64> {
     let root =
         manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
+    let is_new = !path.exists();
     let target = TreeTarget::open(path, TargetOptions { overwrite, privileged }, run.progress)?;
     let sample = Sample::default();
     let (fetcher, deliveries) = fetcher::<To>(&run.shared, run.window());
@@ -102,18 +103,28 @@ pub(super) fn restore(
         Planner { run, target: &target, fetcher, open: &open, above: Vec::new(), found: false }
             .plan(walk, select)
     });
+    if is_new && matches!(planned, Err(Error::Usage(_))) {
+        // Asked for something that is not there: nothing was written, and nothing is left. Not empty, it stays.
+        let _ = std::fs::remove_dir(path);
+    }
     run.shared.failure.take()?;
     planned?;
     let mut walk = EntryWalk::backwards(run.loader(), root).within(&select.subtree);
+    // What is below a directory comes right before it.
+    let mut wanted = Vec::new();
     loop {
         match walk.next_entry() {
             Ok(None) => break,
             Ok(Some(entry)) => {
                 let Some(entry) = select.place(entry) else { continue };
-                // With a selection, those that were not made are passed over.
-                if matches!(entry.kind, EntryKind::Directory { .. }) {
+                let wants = select.wants(&entry);
+                if wants {
+                    wanted.clone_from(&entry.path);
+                }
+                let directory = matches!(entry.kind, EntryKind::Directory { .. });
+                if directory && (wants || is_above(&entry.path, &wanted)) {
                     target.finish_directory(&entry)?;
-                } else if entry.links > 1 && select.wants(&entry) {
+                } else if entry.links > 1 && !directory && wants {
                     run.damages.note_link(&entry);
                 }
             }
@@ -127,6 +138,11 @@ pub(super) fn restore(
         let file = file.try_clone().map_err(|e| Error::target_io(path, "cannot read back", e))?;
         Ok((path.clone(), file))
     })
+}
+
+/// True when `path` is below the directory `above`.
+fn is_above(above: &[u8], path: &[u8]) -> bool {
+    above.is_empty() || path.get(above.len()) == Some(&b'/') && path.starts_with(above)
 }
 
 /// A file that was written, for reading a sample back.
@@ -206,6 +222,8 @@ impl Planner<'_> {
                     let range =
                         format!("{error}; lost with it: all entries to {}", String::from_utf8_lossy(&last));
                     self.run.damages.note(&first, 0, bytes, Error::damaged("page", range))?;
+                    // What was asked for may have been there.
+                    self.found = true;
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -225,8 +243,7 @@ impl Planner<'_> {
             }
             self.create(entry)?;
         }
-        // Whatever was asked for may have been in what is lost; the damage is noted then.
-        if !self.found && self.run.damages.is_empty() {
+        if !self.found {
             return Err(Error::Usage("nothing in the snapshot matches what was asked for".into()));
         }
         self.fetcher.flush()

@@ -1,7 +1,5 @@
 //! Sessions that stopped short of a commit: what the next run can use of them, and what it must clear up.
 
-use futures_util::{StreamExt, stream};
-
 use super::record::{Checkpoint, OpenUpload, Opened, Outcome, Record, RecordKind, SESSIONS_PREFIX};
 use super::record::{parse_record_key, record_key};
 use super::{LEASE, is_decided, read_record, write_record};
@@ -64,9 +62,6 @@ impl Seen {
         Self { session, stopped: false, ended: false, next: 0, checkpoints: Vec::new(), last_ms: 0 }
     }
 }
-
-/// Records that are read at the same time.
-const READS: usize = 8;
 
 /// How many checkpoints are tried, newest first, when the newest are damaged.
 const TRIES: usize = 3;
@@ -167,34 +162,6 @@ async fn examine(
         damaged,
         next: seen.next,
     })
-}
-
-/// Reads every session record, whoever wrote it; returns the keys of those that do not open, and why.
-///
-/// # Errors
-/// Store errors.
-pub async fn damaged_records(repository: &Repository) -> Result<Vec<(String, String)>> {
-    let mut damaged = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let page = repository.store().list(SESSIONS_PREFIX, after.as_deref()).await?;
-        let mut reads = stream::iter(&page.objects)
-            .map(async |object| (&object.key, read_record(repository, &object.key).await))
-            .buffered(READS);
-        while let Some((key, read)) = reads.next().await {
-            match read {
-                Ok(_) if parse_record_key(key).is_some() => {}
-                Ok(_) => damaged.push((key.clone(), "is not where a session record belongs".to_owned())),
-                Err(Error::Damaged { what, .. }) => damaged.push((key.clone(), what)),
-                Err(error) => return Err(error),
-            }
-        }
-        drop(reads);
-        after = page.objects.last().map(|o| o.key.clone());
-        if !page.more || after.is_none() {
-            return Ok(damaged);
-        }
-    }
 }
 
 /// Aborts the uploads that `leftover` had begun, if it is over ([`Leftover::is_over`]). Returns how many there were,

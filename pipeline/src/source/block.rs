@@ -24,7 +24,7 @@ pub struct BlockSource {
 
 impl BlockSource {
     /// Opens a block device or regular file for reading. A device that is mounted read-write is refused unless
-    /// `live`, because its contents change while they are read; so is a device that cannot tell.
+    /// `live`, because its contents change while they are read. What device mapper or partitions hide is not seen.
     ///
     /// # Errors
     /// [`Error::Source`]: not there, not readable, not a device or file, mounted read-write.
@@ -129,14 +129,19 @@ fn end_of(mut file: &File) -> std::io::Result<u64> {
 }
 
 /// True when a mount of the device with this number is writable, by `/proc/self/mountinfo` (proc(5)). Without it
-/// nothing is known to be mounted.
+/// nothing is known to be mounted. Btrfs mounts have a device number of their own; their source tells.
 pub fn mounted_writable(rdev: u64) -> bool {
     let device = format!("{}:{}", rustix::fs::major(rdev), rustix::fs::minor(rdev));
     let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return false };
     mounts.lines().any(|line| {
         let (mount, super_options) = line.split_once(" - ").unwrap_or((line, ""));
         let read_write = super_options.split(' ').nth(2).is_some_and(|o| o.split(',').any(|o| o == "rw"));
-        mount.split(' ').nth(2) == Some(&device) && read_write
+        let is_source = |path: &str| {
+            let meta = path.starts_with('/').then(|| std::fs::metadata(path).ok()).flatten();
+            meta.is_some_and(|m| m.file_type().is_block_device() && m.rdev() == rdev)
+        };
+        let source = super_options.split(' ').nth(1);
+        read_write && (mount.split(' ').nth(2) == Some(&device) || source.is_some_and(is_source))
     })
 }
 

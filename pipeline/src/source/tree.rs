@@ -18,7 +18,6 @@
 //! read is delivered as it was read, and reported.
 
 mod capture;
-pub mod exclude;
 mod file;
 mod list;
 mod prefetch;
@@ -46,9 +45,9 @@ use self::prefetch::{BATCH, Grant, StopOnPanic, WINDOW, Window};
 use self::walk::{Batch, Walk};
 use crate::entry::{Entry, EntryKind, Time};
 use crate::error::{Error, Result};
+use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress, Station};
 
-pub use self::exclude::ExcludeSet;
 pub use self::file::{Buffer, DataRange, Extents, OpenFile, SmallFile};
 pub use self::walk::MAX_PATH;
 
@@ -62,7 +61,7 @@ pub struct TreeOptions {
     /// Do not enter mount points and subvolumes below the root. On by default.
     pub one_file_system: bool,
     /// What to leave out.
-    pub excludes: ExcludeSet,
+    pub excludes: Patterns,
     /// Read `trusted` attributes too, which needs `CAP_SYS_ADMIN`.
     pub privileged: bool,
     /// Threads that look at files and read small ones. At least 1 is used.
@@ -79,7 +78,7 @@ impl Default for TreeOptions {
     fn default() -> Self {
         Self {
             one_file_system: true,
-            excludes: ExcludeSet::default(),
+            excludes: Patterns::default(),
             privileged: false,
             prefetch_threads: 8,
             inline_limit: 256 * 1024,

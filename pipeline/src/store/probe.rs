@@ -100,7 +100,7 @@ struct Probe<'a> {
 }
 
 /// Keys that the probe may have written.
-const KEYS: [&str; 6] = ["one", "parts", "race/1", "race/2", "race/3", "race/4"];
+const KEYS: [&str; 6] = ["one", "parts", "race-1", "race-2", "race-3", "race-4"];
 
 impl Probe<'_> {
     fn key(&self, name: &str) -> String {
@@ -178,7 +178,7 @@ impl Probe<'_> {
     /// Several races: a server that looks first and writes then is lucky now and again.
     async fn races(&self) -> Result<Finding, StoreError> {
         let mut found = Finding::no("not tried");
-        for race in KEYS.iter().filter(|key| key.starts_with("race/")) {
+        for race in KEYS.iter().filter(|key| key.starts_with("race-")) {
             found = self.race(&self.key(race)).await?;
             if !found.works {
                 break;

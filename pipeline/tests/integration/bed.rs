@@ -11,11 +11,11 @@ use tradewind_pipeline::backup::{self, BackupOptions, BackupReport, ParentChoice
 use tradewind_pipeline::io::{EngineChoice, EngineKind, probe};
 use tradewind_pipeline::limits::Limits;
 use tradewind_pipeline::manifest::Manifest;
+use tradewind_pipeline::patterns::Patterns;
 use tradewind_pipeline::progress::Progress;
 use tradewind_pipeline::repository::{InitOptions, Repository};
 use tradewind_pipeline::restore::{self, RestoreOptions, RestoreReport, Target};
 use tradewind_pipeline::seal::{Level, Secret};
-use tradewind_pipeline::source::tree::ExcludeSet;
 use tradewind_pipeline::store::Store;
 use tradewind_pipeline::store::local::LocalStore;
 
@@ -72,7 +72,7 @@ impl Bed {
             volume: Some("v".into()),
             tags: Default::default(),
             parent: ParentChoice::Auto,
-            excludes: ExcludeSet::default(),
+            excludes: Patterns::default(),
             live: false,
             dry_run: false,
             one_file_system: true,
@@ -98,7 +98,7 @@ impl Bed {
         RestoreOptions {
             target: Target::Path(target.to_owned()),
             subtree: vec![],
-            includes: ExcludeSet::default(),
+            includes: Patterns::default(),
             overwrite: false,
             keep_going: false,
             privileged: rustix::process::geteuid().is_root(),

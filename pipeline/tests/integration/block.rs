@@ -75,3 +75,19 @@ fn holes_stay_holes_and_are_not_read() {
         }
     }
 }
+
+#[test]
+fn chunks_that_several_workers_meet_at_once_are_restored_without_an_index() {
+    let bed = Bed::new(engines()[0]);
+    let source = bed.path("source");
+    // Each chunk occurs eight times in a row, so that workers meet while one of them stores it.
+    let bytes: Vec<u8> = (0..64).flat_map(|n| noise(256 << 10, n / 8)).collect();
+    std::fs::write(&source, bytes).unwrap();
+    let report = bed.backup(&source);
+    assert_eq!(report.statistics.new, 8 * (256 << 10));
+    std::fs::remove_dir_all(bed.path("repo/index")).unwrap();
+    std::fs::remove_dir_all(bed.path("cache")).unwrap();
+    let target = bed.path("target");
+    bed.restore(&report.manifest.unwrap(), &target);
+    assert_same(&source, &target);
+}

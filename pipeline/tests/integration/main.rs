@@ -10,5 +10,6 @@
 mod bed;
 mod block;
 mod damage;
+mod golden;
 mod store;
 mod tree;

@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use tradewind_pipeline::patterns::Patterns;
 use tradewind_pipeline::restore::RestoreOptions;
-use tradewind_pipeline::source::tree::ExcludeSet;
 
 use crate::bed::{Bed, engines, noise};
 
@@ -99,7 +99,7 @@ fn a_part_is_restored_alone() {
     assert_eq!(picture(&source.join("many/deep")), picture(&subtree));
 
     let chosen = bed.path("chosen");
-    let includes = ExcludeSet::new(["many/file-00?", "medium"]).unwrap();
+    let includes = Patterns::new(["many/file-00?", "medium"]).unwrap();
     let options = RestoreOptions { includes, ..bed.restore_options(&chosen) };
     bed.restore_with(&manifest, options).unwrap();
     let found: Vec<String> = picture(&chosen).into_keys().collect();
@@ -109,8 +109,56 @@ fn a_part_is_restored_alone() {
     assert_eq!(found, expected);
 
     let nothing = bed.path("nothing");
-    let includes = ExcludeSet::new(["no-such-file"]).unwrap();
+    let includes = Patterns::new(["no-such-file"]).unwrap();
     assert!(
         bed.restore_with(&manifest, RestoreOptions { includes, ..bed.restore_options(&nothing) }).is_err()
     );
+}
+
+#[test]
+fn a_file_that_is_written_to_between_its_names_is_stored_as_it_was_each_time() {
+    let bed = Bed::new(engines()[0]);
+    let tree = bed.path("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("a"), "first").unwrap();
+    fs::hard_link(tree.join("a"), tree.join("z")).unwrap();
+    for n in 0..3000 {
+        fs::write(tree.join(format!("between-{n:04}")), noise(2000, n)).unwrap();
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let report = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = fs::File::options().append(true).open(tree.join("a")).unwrap();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                std::io::Write::write_all(&mut file, b" more").unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        let report = bed.backup(&tree);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        report
+    });
+    let target = bed.path("target");
+    bed.restore(&report.manifest.unwrap(), &target);
+    let text = fs::read_to_string(target.join("z")).unwrap();
+    assert!(text.starts_with("first"), "{text}");
+}
+
+#[test]
+fn a_selection_leaves_what_was_not_selected_alone() {
+    let bed = Bed::new(engines()[0]);
+    let tree = bed.path("tree");
+    for name in ["one", "two"] {
+        fs::create_dir_all(tree.join(name)).unwrap();
+        fs::write(tree.join(name).join(format!("{name}.txt")), name).unwrap();
+        fs::set_permissions(tree.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let manifest = bed.backup(&tree).manifest.unwrap();
+    fs::remove_file(tree.join("one/one.txt")).unwrap();
+    fs::set_permissions(tree.join("two"), fs::Permissions::from_mode(0o700)).unwrap();
+    let includes = Patterns::new(["one.txt"]).unwrap();
+    let options = RestoreOptions { includes, overwrite: true, ..bed.restore_options(&tree) };
+    bed.restore_with(&manifest, options).unwrap();
+    assert_eq!(fs::read_to_string(tree.join("one/one.txt")).unwrap(), "one");
+    assert_eq!(fs::metadata(tree.join("two")).unwrap().mode() & 0o777, 0o700);
 }

@@ -21,16 +21,16 @@ fn pack(n: u32) -> PackName {
 }
 
 fn cover(number: u32) -> SegmentName {
-    SegmentName { generation: 0, session: SessionId([2; 12]), number }
+    SegmentName { generation: 0, session: SessionId([2; 12]), number, last: Last::No }
 }
 
 fn location(pack_number: u32, slot: u32) -> Location {
     Location {
         pack: pack(pack_number),
         slot,
-        offset: slot * 100,
+        offset: 64 + slot * 100,
         stored: 99,
-        length: 80 + slot,
+        length: 100 + slot,
         codec: Codec::Zstd,
     }
 }

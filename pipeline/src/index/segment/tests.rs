@@ -9,7 +9,7 @@ fn master() -> MasterKey {
 }
 
 fn name() -> SegmentName {
-    SegmentName { generation: 3, session: SessionId([9; 12]), number: 0x1f }
+    SegmentName { generation: 3, session: SessionId([9; 12]), number: 0x1f, last: Last::No }
 }
 
 /// Two packs out of order, three records out of order, one chunk in both packs.
@@ -30,7 +30,7 @@ fn sample() -> (Vec<PackRow>, Vec<Record>) {
         length: 100,
     };
     let records = vec![
-        record(8, ObjectType::Data, Codec::Zstd, 0, 1),
+        Record { length: 1000, ..record(8, ObjectType::Data, Codec::Zstd, 0, 1) },
         record(4, ObjectType::Extents, Codec::Raw, 1, 4),
         record(8, ObjectType::Data, Codec::Raw, 1, 0),
     ];
@@ -62,7 +62,7 @@ fn golden_bytes() {
         "0000000000000000640000007400000064000000",
         "0808080808080808080808080808080808080808080808080808080808080808",
         "0101",
-        "0100000001000000640000007400000064000000",
+        "01000000010000006400000074000000e8030000",
     ]
     .concat();
     assert_eq!(hex::encode(&segment.plain), expected);
@@ -70,6 +70,13 @@ fn golden_bytes() {
     assert_eq!(segment.records().map(|r| (r.id.0[0], r.pack)).collect::<Vec<_>>(), [(4, 0), (8, 0), (8, 1)]);
     assert_eq!(name().key(), "index/00000003/090909090909090909090909-0000001f");
     assert_eq!(SegmentName::from_key(&name().key()), Some(name()));
+    let lasts = [(Last::No, ""), (Last::OfAll, ".all"), (Last::OfSession, ".end")];
+    for (last, suffix) in lasts {
+        let name = SegmentName { last, ..name() };
+        assert_eq!(name.key(), format!("index/00000003/090909090909090909090909-0000001f{suffix}"));
+        assert_eq!((SegmentName::from_key(&name.key()), Last::from_code(last as u8)), (Some(name), last));
+    }
+    assert!(lasts.is_sorted(), "names sort as keys do");
     for bad in
         ["index/3/090909090909090909090909-0000001f", "index/00000003/09-0000001f", "index/", "packs/00"]
     {
@@ -102,6 +109,9 @@ fn rules_of_the_format_are_enforced() {
     assert!(refuse(&|_, r| r[0].offset = 900).contains("does not fit"));
     assert!(refuse(&|_, r| r[0].offset = u32::MAX).contains("does not fit"));
     assert!(refuse(&|_, r| r[0].stored = 15).contains("does not fit"));
+    assert!(refuse(&|_, r| r[0].length = 100).contains("does not fit"));
+    assert!(refuse(&|_, r| r[0].length = u32::MAX).contains("does not fit"));
+    assert!(refuse(&|_, r| r[0].offset = 63).contains("does not fit"));
     assert!(refuse(&|_, r| r[0].pack = 2).contains("without a pack"));
     assert!(refuse(&|_, r| r[1] = r[0]).contains("out of order"));
     assert!(refuse(&|_, r| r.resize(MAX_RECORDS + 1, r[0])).contains("header"));
@@ -120,26 +130,28 @@ fn a_claimed_size_allocates_nothing() {
 
 prop_compose! {
     fn arbitrary()(
-        packs in prop::collection::btree_map(any::<[u8; 16]>(), (1..=MAX_SLOTS, 1u64..1 << 32), 1..6),
+        packs in prop::collection::btree_map(any::<[u8; 16]>(), (1..=MAX_SLOTS, 100u64..1 << 32), 1..6),
         records in prop::collection::btree_map(
             (any::<[u8; 32]>(), 0usize..4), (any::<(u32, u32, bool, u32)>(), 0usize..6), 0..40),
     ) -> (Vec<PackRow>, Vec<Record>) {
         let packs: Vec<_> = packs.into_iter().map(|(id, (frames, size))| PackRow {
-            name: PackName { id, session: SessionId([5; 12]) }, frames, size: size + 16,
+            name: PackName { id, session: SessionId([5; 12]) }, frames, size,
         }).collect();
         let records = records.into_iter().map(|((id, kind), ((a, b, zstd, length), pack))| {
             let pack = pack % packs.len();
             let row = &packs[pack];
-            let stored = 16 + (u64::from(a) % (row.size - 15)) as u32;
+            // 17 bytes at least, so that a compressed frame can be one.
+            let stored = 17 + (u64::from(a) % (row.size - 64 - 16).min(4_000_000)) as u32;
+            let longer = length % (1 << 10) + 1;
             Record {
                 id: Id(id),
                 kind: ObjectType::ALL[kind],
                 codec: if zstd { Codec::Zstd } else { Codec::Raw },
                 pack: pack as u32,
                 slot: b % row.frames,
-                offset: (u64::from(b) % (row.size - u64::from(stored) + 1)) as u32,
+                offset: 64 + (u64::from(b) % (row.size - 64 - u64::from(stored) + 1)) as u32,
                 stored,
-                length,
+                length: stored - 16 + if zstd { longer } else { 0 },
             }
         }).collect();
         (packs, records)

@@ -136,6 +136,7 @@ pub(super) struct Bed {
     pub(super) store: Arc<MemoryStore>,
     pub(super) cache: tempfile::TempDir,
     pub(super) config: IndexConfig,
+    pub(super) decided: Vec<SessionId>,
     pub(super) runtime: tokio::runtime::Runtime,
 }
 
@@ -145,6 +146,7 @@ impl Bed {
             store: Arc::default(),
             cache: tempfile::tempdir().unwrap(),
             config: IndexConfig { cache_dir: Some("default".into()), ..IndexConfig::default() },
+            decided: Vec::new(),
             runtime: tokio::runtime::Builder::new_current_thread().build().unwrap(),
         }
     }
@@ -163,7 +165,9 @@ impl Bed {
             config.cache_dir = Some(self.cache.path().to_owned());
         }
         let store: Arc<dyn Store> = Arc::<MemoryStore>::clone(&self.store);
-        Index::open(store, &master(), 0, &[1; 16], Some(session_id(session)), config).await.unwrap()
+        Index::open(store, &master(), 0, &[1; 16], Some(session_id(session)), &self.decided, config)
+            .await
+            .unwrap()
     }
 
     /// Stores chunks in a pack of the number of `session`, and flushes.
@@ -211,7 +215,7 @@ pub(super) fn chunk(pack: u64, n: u64) -> (ObjectType, Id, Location) {
     let at = Location {
         pack: PackName { id, session: session_id(pack) },
         slot: (n % 16_000) as u32,
-        offset: (n % 16_000) as u32 * 200,
+        offset: 64 + (n % 16_000) as u32 * 200,
         stored: 200,
         length: 184,
         codec: Codec::Raw,

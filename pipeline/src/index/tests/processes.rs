@@ -15,7 +15,7 @@ const SESSION: &str = "TRADEWIND_TEST_INDEX_SESSION";
 async fn open(dir: &Path, session: u64) -> (Index, SyncReport) {
     let store = Arc::new(LocalStore::new(dir.join("store")).unwrap());
     let config = IndexConfig { cache_dir: Some(dir.join("cache")), ..IndexConfig::default() };
-    Index::open(store, &master(), 0, &[1; 16], Some(session_id(session)), config).await.unwrap()
+    Index::open(store, &master(), 0, &[1; 16], Some(session_id(session)), &[], config).await.unwrap()
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

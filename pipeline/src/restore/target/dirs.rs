@@ -4,8 +4,7 @@
 //! or forbidden, we go name by name and follow no link. A few directories stay open: paths come in tree order, so
 //! most of them are in a directory that was used just before, and a path may be longer than the system allows.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,9 +26,7 @@ pub(super) struct Directories {
 
 #[derive(Debug, Default)]
 struct Cache {
-    /// In order, so that the nearest one above a path is found by comparing: hashing every path above a deep one costs
-    /// its depth times its length.
-    dirs: BTreeMap<Vec<u8>, (Arc<OwnedFd>, u64)>,
+    dirs: HashMap<Vec<u8>, (Arc<OwnedFd>, u64)>,
     clock: u64,
 }
 
@@ -83,26 +80,31 @@ impl Directories {
         let mut cache = self.lock();
         cache.clock += 1;
         let clock = cache.clock;
-        let mut end = Some(path.len());
-        while let Some(most) = end {
-            let up_to = (Bound::Unbounded, Bound::Included(&path[..most]));
-            let Some((open, (dir, used))) = cache.dirs.range_mut::<[u8], _>(up_to).next_back() else { break };
-            let common = path.iter().zip(open).take_while(|(a, b)| a == b).count();
-            let ends_here = path.get(common).is_none_or(|b| *b == b'/');
-            if common == open.len() && ends_here {
-                *used = clock;
-                return (Arc::clone(dir), path.get(common + 1..).unwrap_or_default());
-            }
-            // What is above the path and before this one in order has no more in common with the path than this one.
-            end = if ends_here { Some(common) } else { path[..common].iter().rposition(|b| *b == b'/') };
+        if let Some((dir, used)) = cache.dirs.get_mut(path) {
+            *used = clock;
+            return (Arc::clone(dir), &[]);
         }
-        (Arc::clone(&self.root), path)
+        // Looking at all of the few is cheaper than hashing every ancestor of a path of thousands of bytes.
+        let above =
+            cache.dirs.iter_mut().filter(|(dir, _)| is_above(dir, path)).max_by_key(|(dir, _)| dir.len());
+        match above {
+            Some((above, (dir, used))) => {
+                *used = clock;
+                (Arc::clone(dir), &path[above.len() + 1..])
+            }
+            None => (Arc::clone(&self.root), path),
+        }
     }
 
     /// A directory at `path` was removed.
     pub(super) fn forget(&self, path: &[u8]) {
         self.lock().dirs.remove(path);
     }
+}
+
+/// True when `path` is below the directory at `above`.
+fn is_above(above: &[u8], path: &[u8]) -> bool {
+    path.get(above.len()) == Some(&b'/') && path.starts_with(above)
 }
 
 /// Where the first name ends.
@@ -131,40 +133,6 @@ fn step(dir: impl AsFd, path: &[u8], beneath: bool) -> rustix::io::Result<OwnedF
             // Somebody renames in the tree; the kernel asks for another try.
             Err(Errno::INTR | Errno::AGAIN) => {}
             opened => return opened,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_nearest_open_directory_is_the_longest_above() {
-        let top = tempfile::tempdir().unwrap();
-        let open = |path: &str| OwnedFd::from(std::fs::File::open(top.path().join(path)).unwrap());
-        let dirs = Directories::new(open(""));
-        let paths = ["a", "a/b", "a/b/c", "a/b-", "a/b-/c", "a/b0", "ab", "b/c/d/e", "a/b/c/d/e/f"];
-        for path in paths {
-            std::fs::create_dir_all(top.path().join(path)).unwrap();
-        }
-        // Each set of those that are open, and each path that is asked for.
-        for set in 0..1u32 << paths.len() {
-            dirs.lock().dirs.clear();
-            let chosen: Vec<_> = (0..paths.len()).filter(|n| set >> n & 1 == 1).map(|n| paths[n]).collect();
-            let fd = Arc::new(open(""));
-            for path in &chosen {
-                dirs.lock().dirs.insert(path.as_bytes().to_vec(), (Arc::clone(&fd), 0));
-            }
-            for asked in ["a", "a/b", "a/b/c", "a/b/c/d", "a/b-/c/x", "a/b0/c", "a/a", "ab/c", "b/c/d/e", "c"]
-            {
-                let above = |p: &&&str| asked == **p || asked.starts_with(&format!("{p}/"));
-                let rest = match chosen.iter().filter(above).max_by_key(|p| p.len()) {
-                    Some(best) => asked.strip_prefix(best).unwrap().trim_start_matches('/'),
-                    None => asked,
-                };
-                assert_eq!(dirs.nearest(asked.as_bytes()).1, rest.as_bytes(), "{asked} in {chosen:?}");
-            }
         }
     }
 }

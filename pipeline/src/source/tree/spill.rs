@@ -51,7 +51,9 @@ impl Spill {
     /// Starts a run at the end of the file. One at a time: finish it before the next is started.
     pub(super) fn writer(&mut self) -> Result<RunWriter> {
         if self.file.is_none() {
+            // A cache directory that cannot be written costs speed, never a backup.
             let file = tempfile::tempfile_in(&self.dir)
+                .or_else(|_| tempfile::tempfile())
                 .map_err(Error::io("create a temporary file for sorting in", &self.dir))?;
             self.file = Some(file);
         }

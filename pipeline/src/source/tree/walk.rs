@@ -135,7 +135,7 @@ impl<'a> Walk<'a> {
             }
         }
         let is_directory = hint == Hint::Directory;
-        if self.options.excludes.excludes(&self.path, is_directory) {
+        if self.options.excludes.matches(&self.path, is_directory) {
             return Ok(true);
         }
         if self.path.len() > MAX_PATH {

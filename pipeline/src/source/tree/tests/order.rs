@@ -73,7 +73,7 @@ fn an_excluded_directory_is_not_entered() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "x").unwrap();
     }
-    let excludes = ExcludeSet::new(["*.o", "/cache/", "!nothing"]).unwrap();
+    let excludes = Patterns::new(["*.o", "/cache/", "!nothing"]).unwrap();
     let walked = walk(dir.path(), TreeOptions { excludes, ..options() });
     let expected: Vec<&[u8]> = vec![b"", b"keep", b"keep/a.c", b"x", b"x/cache", b"x/cache/y", b"x/z"];
     assert_eq!(walked.paths(), expected);

@@ -1,67 +1,66 @@
-//! Which paths a backup leaves out: patterns in the manner of `.gitignore`.
+//! Patterns of paths in the manner of `.gitignore`: what a backup leaves out, and what a restore takes.
 //!
 //! * `*` and `?` match within a name, `**` across names, `[a-z]` and `{a,b}` as in a shell.
 //! * A pattern that starts with `/` is matched from the root of the tree, any other one at any depth.
-//! * A pattern that ends with `/` matches directories only. An excluded directory is not entered.
-//! * A pattern that starts with `!` takes back what earlier patterns exclude; the last match decides. It cannot bring
+//! * A pattern that ends with `/` matches directories only. A backup does not enter an excluded directory.
+//! * A pattern that starts with `!` takes back what earlier patterns match; the last match decides. It cannot bring
 //!   back what is below an excluded directory.
 //! * Names are bytes: a name that is not UTF-8 is matched byte by byte.
-
-use std::path::Path;
 
 use globset::{Candidate, GlobBuilder, GlobSet};
 
 use crate::error::{Error, Result};
 
-/// A set of patterns. Empty by default: nothing is excluded.
+/// Patterns in their order. Empty by default: nothing matches.
 #[derive(Debug, Clone, Default)]
-pub struct ExcludeSet {
+pub struct Patterns {
+    given: Vec<String>,
     globs: GlobSet,
     rules: Vec<Rule>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Rule {
-    exclude: bool,
+    matches: bool,
     directories_only: bool,
 }
 
-impl ExcludeSet {
+impl Patterns {
     /// Compiles patterns, in the order in which they were given. Fails with [`Error::Usage`] and the pattern.
     pub fn new<P: AsRef<str>>(patterns: impl IntoIterator<Item = P>) -> Result<Self> {
         let mut globs = GlobSet::builder();
-        let mut rules = Vec::new();
+        let (mut given, mut rules) = (Vec::new(), Vec::new());
         for pattern in patterns {
             let pattern = pattern.as_ref();
-            let (exclude, rest) = pattern.strip_prefix('!').map_or((true, pattern), |rest| (false, rest));
+            let (matches, rest) = pattern.strip_prefix('!').map_or((true, pattern), |rest| (false, rest));
             let (directories_only, rest) = rest.strip_suffix('/').map_or((false, rest), |rest| (true, rest));
             let glob = rest.strip_prefix('/').map_or_else(|| format!("**/{rest}"), str::to_owned);
             if rest.trim_start_matches('/').is_empty() {
-                return Err(Error::Usage(format!("exclude pattern {pattern:?} is empty")));
+                return Err(Error::Usage(format!("pattern {pattern:?} is empty")));
             }
             let glob = GlobBuilder::new(&glob)
                 .literal_separator(true)
                 .backslash_escape(true)
                 .build()
-                .map_err(|e| Error::Usage(format!("exclude pattern {pattern:?}: {}", e.kind())))?;
+                .map_err(|e| Error::Usage(format!("pattern {pattern:?}: {}", e.kind())))?;
             globs.add(glob);
-            rules.push(Rule { exclude, directories_only });
+            given.push(pattern.to_owned());
+            rules.push(Rule { matches, directories_only });
         }
-        let globs = globs.build().map_err(|e| Error::Usage(format!("exclude patterns: {e}")))?;
-        Ok(Self { globs, rules })
+        let globs = globs.build().map_err(|e| Error::Usage(format!("patterns: {e}")))?;
+        Ok(Self { given, globs, rules })
     }
 
-    /// The patterns in the text of an exclude file: one per line; empty lines and lines that start with `#` are
-    /// comments; `\#` and `\!` stand for a pattern that starts with that character.
+    /// The patterns in the text of a file: one per line; empty lines and lines that start with `#` are comments; `\#`
+    /// and `\!` stand for a pattern that starts with that character.
     pub fn lines(text: &str) -> impl Iterator<Item = &str> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with('#'))
     }
 
-    /// Reads an exclude file and returns its patterns; see [`ExcludeSet::lines`].
-    pub fn read_file(path: &Path) -> Result<Vec<String>> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read the exclude file", path))?;
-        Ok(Self::lines(&text).map(str::to_owned).collect())
+    /// The patterns as they were given.
+    pub fn given(&self) -> &[String] {
+        &self.given
     }
 
     /// True when it has no patterns.
@@ -69,15 +68,15 @@ impl ExcludeSet {
         self.rules.is_empty()
     }
 
-    /// True when `path` (relative to the root of the tree, raw bytes) is to be left out.
-    pub fn excludes(&self, path: &[u8], is_directory: bool) -> bool {
+    /// True when `path` (relative to the root of the tree, raw bytes) matches.
+    pub fn matches(&self, path: &[u8], is_directory: bool) -> bool {
         if self.rules.is_empty() {
             return false;
         }
         let matches = self.globs.matches_candidate(&Candidate::from_bytes(path));
         let last = matches.into_iter().filter_map(|i| self.rules.get(i));
         let mut last = last.filter(|rule| is_directory || !rule.directories_only);
-        last.next_back().is_some_and(|rule| rule.exclude)
+        last.next_back().is_some_and(|rule| rule.matches)
     }
 }
 
@@ -119,27 +118,27 @@ mod tests {
             (&["A"], b"a", false, false),
             (&["/"], b"", true, false),
         ];
-        for (patterns, path, is_directory, excluded) in cases {
+        for (patterns, path, is_directory, matched) in cases {
             if *patterns == ["/"] {
-                assert!(ExcludeSet::new(*patterns).is_err());
+                assert!(Patterns::new(*patterns).is_err());
                 continue;
             }
-            let set = ExcludeSet::new(*patterns).unwrap();
+            let set = Patterns::new(*patterns).unwrap();
             let path_text = String::from_utf8_lossy(path);
-            assert_eq!(set.excludes(path, *is_directory), *excluded, "{patterns:?} on {path_text:?}");
+            assert_eq!(set.matches(path, *is_directory), *matched, "{patterns:?} on {path_text:?}");
         }
     }
 
     #[test]
-    fn exclude_files_have_comments() {
+    fn files_have_comments() {
         let text = "\u{feff}# comment\n\n*.o  \r\n\\#odd\n/a\n";
-        let lines: Vec<&str> = ExcludeSet::lines(text).collect();
+        let lines: Vec<&str> = Patterns::lines(text).collect();
         assert_eq!(lines, ["*.o", "\\#odd", "/a"]);
     }
 
     #[test]
     fn a_bad_pattern_is_named() {
-        let error = ExcludeSet::new(["good", "[z-a]"]).unwrap_err();
+        let error = Patterns::new(["good", "[z-a]"]).unwrap_err();
         assert_eq!(error.kind(), crate::Kind::Usage);
         assert!(error.to_string().contains("[z-a]"), "{error}");
     }
