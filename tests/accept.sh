@@ -72,8 +72,6 @@ for line in ${only//,/ }; do
     [ -n "$script" ] || fail "there is no line '$line' (${!SCRIPT[*]})"
     name=${script%.*} began=$SECONDS status=0
     log "$name${quick:+ --quick} ..."
-    : >"$out/$name.out"
-    : >"$out/$name.err"
     # Into files, shown from there: were it a pipe, whatever a script left running could hold it open for ever.
     : >"$out/$name.out" >"$out/$name.err"
     timeout --kill-after=60 "$limit" "$TW_REPO/tests/accept/$script" $quick --binary "$binary" --tools "$tools" \
