@@ -20,6 +20,8 @@ INTERVAL = 2
 SEED = 20
 # What a run writes besides chunks: page packs are counted apart, records and segments are small.
 SLACK = 1 << 20
+# Seconds from the decision what is in a segment to the time of its file.
+MOMENT = 0.2
 
 
 class Place:
@@ -29,11 +31,12 @@ class Place:
         self.location, self.folder, self.hidden = location, folder, hidden
 
     def packs(self):
-        """{key: (size, modified)} of complete packs of data."""
+        """{key: (size, completed)} of complete packs of data."""
         found = {}
         for key, (length, what) in objects.listed(self.folder).items():
             if what == "data":
-                found[key] = (length, (self.folder / key).stat().st_mtime)
+                # The time of its renaming: when it was complete.
+                found[key] = (length, (self.folder / key).stat().st_ctime)
         return found
 
     def unfinished(self):
@@ -42,10 +45,10 @@ class Place:
         return sum(path.stat().st_size for path in files), len(files)
 
     def checkpointed(self):
-        """When the segments of the newest checkpoint were complete: packs that came later are not in it."""
+        """When the segments of the newest checkpoint were written: packs that came later are not in it."""
         marks = [p.stat().st_mtime for p in self.folder.glob("sessions/*/*/*-checkpoint")]
         segments = [p.stat().st_mtime for p in self.folder.glob("index/**/*") if p.is_file()]
-        return max((s for s in segments if marks and s <= max(marks)), default=0.0), len(marks)
+        return max((s for s in segments if marks and s <= max(marks)), default=0.0) - MOMENT, len(marks)
 
 
 class Round:
@@ -80,7 +83,7 @@ class Round:
         sent = {key: value for key, value in there.items() if key not in before}
         open_bytes, open_files = place.unfinished()
         mark, checkpoints = place.checkpointed()
-        since = sum(length for length, modified in sent.values() if modified > mark)
+        since = sum(length for length, completed in sent.values() if completed > mark)
 
         # Records wait for their turn behind packs, as the rate is one for all.
         bed.check(checkpoints >= after // INTERVAL - 1, f"{self.what}: checkpoints", f"{checkpoints} in {after:.1f} s")

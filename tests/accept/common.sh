@@ -12,6 +12,9 @@ ACCEPT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export TMPDIR=${TMPDIR:-/var/tmp}
 # shellcheck source=../lib.sh
 source "$ACCEPT/../lib.sh"
+# A script that stops short says where.
+set -o errtrace
+trap 'log "stopped at ${BASH_SOURCE[0]##*/}:$LINENO: $BASH_COMMAND"' ERR
 FIDELITY=$TW_REPO/tests/fidelity
 SERVERS=$TW_REPO/tests/servers/servers.sh
 

@@ -74,7 +74,7 @@ impl Repository {
         }
         let single_writer = !can.create_if_absent();
         if single_writer && !options.accept_single_writer {
-            let why = findings(&[&can.conditional_create, &can.conditional_finish]);
+            let why = findings(&[&can.conditional_create, &can.conditional_finish, &can.one_winner]);
             return refuse(
                 format!(
                     "this store does not keep the promise to create an object only if it is absent ({why}); \
