@@ -7,16 +7,26 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$TW_REPO" || exit 1
 
 out=$(work_dir)/output
+# Seconds that one step may take: what hangs is a failure, not a run that somebody has to stop.
+LIMIT=3000
 passed=0 failed=0 skipped=0
 rows=() bad=()
 
 # step NAME COUNTER COMMAND...: runs the command, shows what it prints, and counts by `COUNTER FILE`, which prints
 # "passed failed skipped".
 step() {
-    local name=$1 counter=$2 started=$SECONDS status=0 p f s
+    local name=$1 counter=$2 started=$SECONDS status=0 p f s running shown
     shift 2
     printf '\n== %s\n' "$name"
-    "$@" 2>&1 | tee "$out" || status=${PIPESTATUS[0]}
+    # Into a file, shown from there: were it a pipe, whatever a test left running could hold it open for ever.
+    : >"$out"
+    timeout --kill-after=60 "$LIMIT" "$@" </dev/null >"$out" 2>&1 &
+    running=$!
+    tail --follow --lines=+1 --sleep-interval=0.2 --pid=$running "$out" &
+    shown=$!
+    wait "$running" || status=$?
+    wait "$shown" || true
+    case $status in 124 | 137) log "$name did not end within $LIMIT s" ;; esac
     read -r p f s < <("$counter" "$out")
     # A program that died, or did not build, is a failure that nobody counted.
     [ "$status" = 0 ] || [ "$f" -gt 0 ] || f=1
