@@ -275,7 +275,7 @@ impl<'a> Run<'a> {
             fetch_pace: Arc::new(Pace::new(limits.upload_rate.clone())),
             write_pace: Arc::new(Pace::new(limits.read_rate.clone())),
             fetched: Arc::new(Semaphore::new(
-                plan.fetch_bytes.max(17 << 20) / usize::try_from(fetch::GRAIN).unwrap_or(1),
+                plan.fetch_bytes.max(fetch::LARGEST_FETCH) / usize::try_from(fetch::GRAIN).unwrap_or(1),
             )),
         };
         let damages = Damages::new(keep_going);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::plan::{Fetch, Frame, Planner, Unknown};
+use super::plan::{Fetch, Frame, Planner, Unknown, WINDOW_WANTS};
 use crate::entry::ChunkRef;
 use crate::error::{Error, FirstError, Result};
 use crate::hash::ObjectType;
@@ -63,9 +63,16 @@ pub(crate) struct Shared {
     pub(crate) fetch_pace: Arc<Pace>,
     /// How fast bytes may be written to the target.
     pub(crate) write_pace: Arc<Pace>,
-    /// Bytes fetched and not yet opened; one permit for each [`GRAIN`].
+    /// Bytes fetched and not yet opened, and who wants them; one permit for each [`GRAIN`].
     pub(crate) fetched: Arc<Semaphore>,
 }
+
+/// Bytes of memory that a want counts as: an entry with its path.
+const WANT: u64 = 1 << 10;
+
+/// What one fetch may count as, bytes: a frame of 16 MiB with its tag, and a window of those who want it. So much must
+/// [`Shared::fetched`] be able to grant.
+pub(crate) const LARGEST_FETCH: usize = (17 << 20) + WINDOW_WANTS * WANT as usize;
 
 /// Bytes of one permit of [`Shared::fetched`].
 pub(crate) const GRAIN: u64 = 4 << 10;
@@ -143,8 +150,11 @@ impl<T: Send + 'static> Fetcher<T> {
     }
 
     fn start(&self, fetch: Fetch<T>) -> Result<()> {
-        let grains = u32::try_from((fetch.range.end - fetch.range.start).div_ceil(GRAIN))
-            .map_err(|_| Error::Internal("read too large".into()))?;
+        // Small files that compress well are many to a read: those who wait for it take more memory than it does.
+        let wants: usize = fetch.frames.iter().map(|frame| frame.to.len()).sum();
+        let bytes = fetch.range.end - fetch.range.start + wants as u64 * WANT;
+        let grains =
+            u32::try_from(bytes.div_ceil(GRAIN)).map_err(|_| Error::Internal("read too large".into()))?;
         self.shared.fetch_pace.wait(fetch.range.end - fetch.range.start, &self.shared.progress)?;
         let idle = Instant::now();
         let grant = self

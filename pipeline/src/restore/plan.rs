@@ -20,7 +20,7 @@ const GAP: u64 = 256 << 10;
 const READ: u64 = 4 << 20;
 
 /// Most wants in a window, of a few chunks or of many; bounds the planner's memory.
-const WINDOW_WANTS: usize = 4096;
+pub(super) const WINDOW_WANTS: usize = 4096;
 
 /// A frame to open, and everyone who wants it.
 #[derive(Debug)]
