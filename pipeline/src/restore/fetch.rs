@@ -68,11 +68,11 @@ pub(crate) struct Shared {
 }
 
 /// Bytes of memory that a want counts as: an entry with its path.
-const WANT: u64 = 1 << 10;
+const WANT: usize = 1 << 10;
 
 /// What one fetch may count as, bytes: a frame of 16 MiB with its tag, and a window of those who want it. So much must
 /// [`Shared::fetched`] be able to grant.
-pub(crate) const LARGEST_FETCH: usize = (17 << 20) + WINDOW_WANTS * WANT as usize;
+pub(crate) const LARGEST_FETCH: usize = (17 << 20) + WINDOW_WANTS * WANT;
 
 /// Bytes of one permit of [`Shared::fetched`].
 pub(crate) const GRAIN: u64 = 4 << 10;
@@ -152,7 +152,7 @@ impl<T: Send + 'static> Fetcher<T> {
     fn start(&self, fetch: Fetch<T>) -> Result<()> {
         // Small files that compress well are many to a read: those who wait for it take more memory than it does.
         let wants: usize = fetch.frames.iter().map(|frame| frame.to.len()).sum();
-        let bytes = fetch.range.end - fetch.range.start + wants as u64 * WANT;
+        let bytes = fetch.range.end - fetch.range.start + (wants * WANT) as u64;
         let grains =
             u32::try_from(bytes.div_ceil(GRAIN)).map_err(|_| Error::Internal("read too large".into()))?;
         self.shared.fetch_pace.wait(fetch.range.end - fetch.range.start, &self.shared.progress)?;
