@@ -16,9 +16,6 @@ mod progress;
 mod secret;
 mod settings;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> std::process::ExitCode {
     harden::apply();
     limits::apply();
