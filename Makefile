@@ -30,7 +30,7 @@ bench: ## how fast each station is by itself (BENCH="seal" runs those with that 
 perf: ## measure beside restic, borg and kopia, and write BENCHMARKS.md; about three hours
 	tests/setup.sh packages peers
 	$(with-builds) sh -c 'cargo build --release --workspace --bin tradewind --bin perf && \
-		exec cargo run --release --workspace --bin perf -- run $(PERF)'
+		exec "$$CARGO_TARGET_DIR/release/perf" run $(PERF)'
 
 fmt: ## format the Rust sources
 	cargo fmt --all
