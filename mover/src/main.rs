@@ -19,6 +19,7 @@ mod settings;
 fn main() -> std::process::ExitCode {
     harden::apply();
     limits::apply();
+    tradewind_pipeline::heap::bound();
     match args::parse(std::env::args_os()) {
         Ok(cli) => commands::run(&cli),
         Err(stopped) => stopped.show(),

@@ -25,6 +25,7 @@ pub mod entry;
 pub mod error;
 pub mod gc;
 pub mod hash;
+pub mod heap;
 pub mod index;
 pub mod io;
 pub mod limits;

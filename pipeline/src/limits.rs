@@ -23,7 +23,8 @@ pub const FILE_READ: usize = 4 << 20;
 /// What a run may spend. Rates can be changed while it runs.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Sum of all buffers, queues, filters and contexts, bytes. RSS stays within it plus 32 MiB.
+    /// Sum of all buffers, queues, filters and contexts, bytes. RSS stays within it plus 32 MiB in a program that called
+    /// [`crate::heap::bound`].
     pub memory: u64,
     /// CPU workers.
     pub workers: usize,

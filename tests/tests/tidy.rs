@@ -123,8 +123,9 @@ fn no_file_is_long() {
 }
 
 #[test]
-fn unsafe_code_lives_in_two_files() {
-    const ALLOWED: [&str; 2] = ["pipeline/src/io/buf.rs", "pipeline/src/io/uring.rs"];
+fn unsafe_code_lives_in_three_files() {
+    const ALLOWED: [&str; 3] =
+        ["pipeline/src/heap.rs", "pipeline/src/io/buf.rs", "pipeline/src/io/uring.rs"];
     let mut broken = Vec::new();
     for s in sources().iter().filter(|s| s.is_rust() && !ALLOWED.contains(&s.path.as_str())) {
         for (n, line) in s.code().filter(|(_, l)| !l.contains('"')) {
@@ -133,7 +134,7 @@ fn unsafe_code_lives_in_two_files() {
             }
         }
     }
-    none("unsafe code outside of io/buf.rs and io/uring.rs", broken);
+    none("unsafe code outside of heap.rs, io/buf.rs and io/uring.rs", broken);
 }
 
 #[test]
