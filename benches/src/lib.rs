@@ -1,1 +1,1 @@
-//! Criterion benches of each station of the pipeline, one file a station beside this folder: `cargo bench`.
+//! Criterion benches of the pipeline's stations, each by itself: `cpu` and `io`, beside this folder. `cargo bench`.

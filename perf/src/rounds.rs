@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -13,6 +13,11 @@ use crate::measure::{self, Measured};
 use crate::record::{Data, Failure, Line, Machine, Raw, Results, Run};
 use crate::tools::{Operation, PASSWORD, Places, Step, Tool, Tools, Variant};
 use crate::tree;
+
+/// For so long after many files were removed none is made: ext4 looks at every inode that was freed in the last minute
+/// before it takes another (`recently_deleted` in Linux's fs/ext4/ialloc.c), and a restore that follows the removal of
+/// the last one takes several times its time. The fastest tool would suffer most.
+const FORGOTTEN: Duration = Duration::from_secs(61);
 
 /// What is to be measured.
 pub(crate) struct Plan {
@@ -49,11 +54,12 @@ pub(crate) fn run(plan: &Plan, tools: &Tools) -> Result<usize> {
         source.prepare().with_context(|| format!("making the data set {set}"))?;
         let extent = source.extent()?;
         enough_room(&plan.dir, extent.logical + extent.allocated)?;
+        let mut removed = Instant::now();
         let commands = variants.iter().map(|v| (*v, tools.commands(*v, *set))).collect();
         raw.append(&[Line::Data(Data { set: *set, extent, commands })])?;
         for repeat in 1..=plan.repeat {
             for variant in variants.iter().filter(|v| !earlier.has(*set, **v, repeat)) {
-                let round = Round { plan, tools, source: &source, variant: *variant, repeat };
+                let round = Round { plan, tools, source: &source, variant: *variant, repeat, removed };
                 match round.run() {
                     Ok(runs) => raw.append(&runs.map(Line::Run))?,
                     Err(error) => {
@@ -65,6 +71,7 @@ pub(crate) fn run(plan: &Plan, tools: &Tools) -> Result<usize> {
                     }
                 }
                 source.prepare().with_context(|| format!("taking back the change of {set}"))?;
+                removed = Instant::now();
             }
         }
     }
@@ -101,6 +108,8 @@ struct Round<'a> {
     source: &'a Source,
     variant: Variant,
     repeat: u32,
+    /// When the files of the round before were gone.
+    removed: Instant,
 }
 
 impl Round<'_> {
@@ -144,6 +153,9 @@ impl Round<'_> {
         let step = self.tools.backup(self.variant, set, &places, "changed");
         let incremental = measured(Operation::Incremental, step)?;
         let step = self.tools.restore(self.variant, set, &places, "changed");
+        if self.plan.cold && !set.is_volume() {
+            std::thread::sleep(FORGOTTEN.saturating_sub(self.removed.elapsed()));
+        }
         let mut restore = measured(Operation::Restore, step)?;
         restore.differences = compare(&self.source.entry(), &places.target.join(set.entry()))
             .context("WRONG RESTORE: no figure of this round counts")?;

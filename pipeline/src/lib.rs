@@ -8,15 +8,14 @@
 //!  block)   buffers
 //! ```
 //!
-//! Each station is a module, and knows none to its right. Who runs them all: [`backup::run`] from left to right,
-//! [`restore::run`] back again, [`verify::run`] to see that what is there is right, [`browse`] to look inside, all on a
-//! [`repository::Repository`]. What is between the stations: [`hash`] says when chunks are the same, [`entry`] what
-//! a file is, [`page`] how a snapshot lists both; [`session`] and [`gc`] are what concurrent runs owe each other.
-//! What is around them: [`limits`] for what a run may spend, [`progress`] for what it counts, [`error`] for how it
-//! fails.
+//! Each station is a module; a test fixes which others it may name. [`backup::run`] drives them from left to right,
+//! [`restore::run`] back again, [`verify::run`] checks what is stored and [`browse`] looks inside, all on a
+//! [`repository::Repository`]. Shared by the stations: [`hash`] defines identity, [`entry`] describes a file, [`page`]
+//! lists a snapshot's entries and chunks, [`session`] and [`gc`] hold the protocol between concurrent runs. Around
+//! them: [`limits`] (what a run may use), [`progress`] (what it counts), [`error`] (how it fails).
 //!
-//! The calls block and may be made from any thread; the store's requests run on the Tokio runtime that is handed in.
-//! What is stored is specified in `FORMAT.md`, why all this is as it is in the repository's `ARCHITECTURE.md`.
+//! Calls block and may be made from any thread; requests to the store run on the Tokio runtime that is handed in.
+//! `FORMAT.md` specifies what is stored; the repository's `ARCHITECTURE.md` explains the design.
 
 pub mod backup;
 pub mod browse;

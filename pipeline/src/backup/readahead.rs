@@ -11,8 +11,7 @@ use crate::io::{Buf, DirectFile, Engine, EngineKind, Pool};
 use crate::limits::{Pace, Rate};
 use crate::progress::{Counter, Progress, Station};
 
-/// Most reads in flight; the engine adapts below it. More than 16 MiB in flight only added latency on any device
-/// measured.
+/// Most reads in flight; the engine's adaptive depth stays below it where more would only add latency.
 const DEPTH: usize = 32;
 
 /// An engine with its buffers, used for one file after the other.
