@@ -153,6 +153,8 @@ pub(crate) enum Stopped {
     Wrong {
         /// JSON was asked for.
         json: bool,
+        /// Standard output was meant for data.
+        raw: bool,
         /// What is wrong, on one line.
         message: String,
         /// What to do next.
@@ -169,7 +171,7 @@ impl Stopped {
                 let _ = text.print();
                 if text.use_stderr() { exit::Code::Usage.into() } else { exit::Code::Done.into() }
             }
-            Self::Wrong { json, message, hint } => output::usage_error(json, &message, &hint),
+            Self::Wrong { json, raw, message, hint } => output::usage_error(json, raw, &message, &hint),
         }
     }
 }
@@ -183,10 +185,22 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, St
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Stopped::Shown(error),
         _ => {
-            let json = words.iter().take_while(|w| *w != "--").any(|w| w == "--json");
+            let options = || words.iter().take_while(|w| *w != "--");
+            let json = options().any(|w| w == "--json");
             let (message, hint) = in_brief(&error.render().to_string());
-            Stopped::Wrong { json, message, hint }
+            Stopped::Wrong { json, raw: means_data(options()), message, hint }
         }
+    })
+}
+
+/// Would a command line that cannot be parsed have written data to standard output? As far as can be told from its
+/// words: `cat`, or a restore to `-`.
+fn means_data<'a>(mut words: impl Iterator<Item = &'a OsString>) -> bool {
+    let mut target = false;
+    words.any(|word| {
+        let dash = (target && word == "-") || word == "-t-" || word == "--target=-";
+        target = word == "-t" || word == "--target";
+        dash || word == "cat"
     })
 }
 

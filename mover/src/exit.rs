@@ -63,7 +63,9 @@ impl Code {
             Self::WrongKey => "wrong key: no key slot opens with this passphrase or key file",
             Self::Damage => "damage: stored data is missing or not what was written",
             Self::Store => "the store could not be reached, or refused",
-            Self::Repository => "no repository there, or not readable by this version",
+            Self::Repository => {
+                "no repository there, not readable by this version, or none can be made there"
+            }
             Self::Source => "the source cannot be read as asked",
             Self::Target => "the target is not acceptable or cannot be written",
             Self::Conflict => "overtaken by another run; running it again is safe",

@@ -188,7 +188,7 @@ pub(crate) fn backup(
             true => backup::Source::Stdin,
             false => backup::Source::Path(args.source.clone()),
         },
-        volume: args.volume.as_deref().map(utf8).transpose()?,
+        volume: args.volume.as_deref().map(|name| VolumeName::new(name.as_bytes())).transpose()?,
         tags: tags.clone(),
         parent: match &args.parent {
             None => ParentChoice::Auto,
@@ -386,7 +386,7 @@ pub(crate) fn change_slot(
     context: &Context,
     mut repository: Repository,
     secret: Secret,
-    label: &str,
+    label: Option<&str>,
 ) -> Result<String> {
     let secret = seal::Secret::from(secret);
     let shared = || Error::Internal("the repository is in use".to_owned());
@@ -398,7 +398,7 @@ pub(crate) fn change_slot(
     Ok(info.name)
 }
 
-/// Gives the key of the removed slot.
+/// Gives the name of the removed slot.
 pub(crate) fn remove_slot(context: &Context, repository: &Repository, slot: &str) -> Result<String> {
     context.wait(repository.inner.remove_key(slot))
 }

@@ -31,7 +31,7 @@ use messages::{Damage, Failure, Skip, Warning};
 /// Version of the JSON schema. Adding a field does not change it; changing or removing one does.
 pub(crate) const SCHEMA_VERSION: u32 = 1;
 
-/// Skipped items that a terminal shows before it only counts; `--verbose` and `--json` name all.
+/// Skipped items that a terminal shows before it only counts; a file, `--verbose` and `--json` get them all.
 const SKIPS_SHOWN: u64 = 50;
 
 /// Something a program or a person reads. For people it ends without a newline.
@@ -84,9 +84,13 @@ impl Screen {
 impl Output {
     /// As the command line asks. `raw`: standard output carries data, so results go to standard error.
     pub(crate) fn new(cli: &Cli) -> Self {
-        let raw = cli.command.writes_data();
+        Self::to(cli.global.json, cli.global.quiet, cli.global.verbose, cli.command.writes_data())
+    }
+
+    fn to(json: bool, quiet: bool, verbose: u8, raw: bool) -> Self {
         let stream: Box<dyn Write + Send> = if raw { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
-        Self::with(cli.global.json, cli.global.quiet, cli.global.verbose, stream, false)
+        // Where standard error carries JSON, it carries nothing else.
+        Self::with(json, quiet, verbose, stream, raw && json)
     }
 
     fn with(json: bool, quiet: bool, verbose: u8, stream: Box<dyn Write + Send>, mute: bool) -> Self {
@@ -157,16 +161,16 @@ impl Output {
         if self.quiet && !self.json {
             return Ok(());
         }
-        match self.write(message, true) {
-            Err(Error::Cancelled) => Ok(()),
-            other => other,
+        match self.put(message, true) {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.map_err(unwritten),
         }
     }
 
     /// Writes a line about a run that goes on, in JSON only; it does not matter who reads it.
     pub(crate) fn aside<M: Message>(&self, message: &M) {
         if self.json {
-            let _ = self.write(message, true);
+            let _ = self.put(message, true);
         }
     }
 
@@ -177,18 +181,18 @@ impl Output {
         self.aside(&warning);
     }
 
-    /// An item that is not in the snapshot or not restored.
+    /// An item that is not in the snapshot or not restored, or not fully.
     pub(crate) fn skipped(&self, item: &Skipped) {
         let skip = Skip::from(item);
         self.aside(&skip);
-        if self.quiet || self.json {
+        if self.json {
             return;
         }
         let before = self.skips.fetch_add(1, Relaxed);
-        if self.verbose > 0 || before < SKIPS_SHOWN {
+        if self.verbose > 0 || before < SKIPS_SHOWN || !io::stderr().is_terminal() {
             self.screen.line(&skip);
         } else if before == SKIPS_SHOWN {
-            self.screen.line("tradewind: more is skipped; --verbose or --json names everything");
+            self.screen.line("tradewind: more is skipped; --verbose names everything");
         }
     }
 
@@ -203,7 +207,7 @@ impl Output {
     /// Writes the last words and gives the exit status. `resumes`: an interrupted run goes on where it was.
     pub(crate) fn finish(&self, result: Result<Outcome>, resumes: bool) -> ExitCode {
         let flushed = self.stream.lock().map_or(Ok(()), |mut stream| stream.flush());
-        let result = result.and_then(|outcome| flushed.map(|()| outcome).map_err(|e| self.unwritten(e)));
+        let result = result.and_then(|outcome| flushed.map(|()| outcome).map_err(|e| self.ended(e)));
         match result {
             Ok(outcome) => outcome.code().into(),
             // Whoever read our list has seen enough, as in `tradewind ls latest | head`.
@@ -221,18 +225,22 @@ impl Output {
     }
 
     fn write<M: Message>(&self, message: &M, flush: bool) -> Result<()> {
-        let Ok(mut stream) = self.stream.lock() else {
-            return Err(Error::Internal("a thread failed while it wrote".to_owned()));
-        };
-        self.write_to(&mut *stream, message, flush).map_err(|e| self.unwritten(e))
+        self.put(message, flush).map_err(|e| self.ended(e))
     }
 
-    fn unwritten(&self, error: io::Error) -> Error {
+    /// A reader that has seen enough of a list ends the command, and that is no failure.
+    fn ended(&self, error: io::Error) -> Error {
         if error.kind() == io::ErrorKind::BrokenPipe {
             self.reader_gone.store(true, Relaxed);
             return Error::Cancelled;
         }
-        Error::target_io(Path::new("standard output"), "cannot write the result", error)
+        unwritten(error)
+    }
+
+    fn put<M: Message>(&self, message: &M, flush: bool) -> io::Result<()> {
+        let mut stream =
+            self.stream.lock().map_err(|_| io::Error::other("a thread failed while it wrote"))?;
+        self.write_to(&mut *stream, message, flush)
     }
 
     fn write_to<M: Message>(&self, stream: &mut dyn Write, message: &M, flush: bool) -> io::Result<()> {
@@ -255,9 +263,13 @@ impl Drop for Output {
     }
 }
 
-/// Reports a command line that could not be parsed.
-pub(crate) fn usage_error(json: bool, message: &str, hint: &str) -> ExitCode {
-    let output = Output::with(json, false, 0, Box::new(io::stdout()), false);
+fn unwritten(error: io::Error) -> Error {
+    Error::target_io(Path::new("standard output"), "cannot write the result", error)
+}
+
+/// Reports a command line that could not be parsed. `raw`: standard output is for data.
+pub(crate) fn usage_error(json: bool, raw: bool, message: &str, hint: &str) -> ExitCode {
+    let output = Output::to(json, false, 0, raw);
     let failure = Failure {
         code: Code::Usage as u8,
         kind: exit::kind_name(tradewind_pipeline::Kind::Usage),
@@ -312,7 +324,7 @@ mod tests {
             text(&sink),
             "{\"message_type\":\"error\",\"schema_version\":1,\"code\":4,\"kind\":\"wrong_key\",\
              \"message\":\"/r: no key slot opens with this passphrase\",\
-             \"hint\":\"check --password-file or --key-file; `key list` shows the slots\"}\n"
+             \"hint\":\"check --password-file or --key-file\"}\n"
         );
     }
 
@@ -333,6 +345,16 @@ mod tests {
         assert!(matches!(ended, Err(Error::Cancelled)));
         let code = output.finish(ended.map(|()| Outcome::Done), true);
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(0)));
+    }
+
+    #[test]
+    fn an_interrupted_run_is_not_done_because_nobody_reads_its_progress() {
+        let (output, _) = output(true, false, Some(io::ErrorKind::BrokenPipe));
+        output.aside(&Warning { message: "x".to_owned() });
+        output.warn("y");
+        output.skipped(&Skipped { path: b"a".to_vec(), reason: "vanished".to_owned() });
+        let code = output.finish(Err(Error::Cancelled), true);
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(130)));
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub struct BackupOptions {
     /// What to read.
     pub source: Source,
     /// Name of the volume; by default `host:canonical path`.
-    pub volume: Option<String>,
+    pub volume: Option<VolumeName>,
     /// Marks for finding the snapshot again.
     pub tags: BTreeMap<String, String>,
     /// Parent snapshot.
@@ -184,6 +184,11 @@ impl Opened {
 
 fn open_source(options: &BackupOptions) -> Result<(VolumeName, Opened)> {
     let (path, opened) = match &options.source {
+        Source::Stdin if is_null_device(std::io::stdin()) => {
+            // What a process without standard input gets in its place: a backup of it would look like a success.
+            let what = "is closed or the null device: there is nothing to back up".into();
+            return Err(Error::Source { path: "standard input".into(), what, source: None });
+        }
         Source::Stdin => (PathBuf::from("-"), Opened::Stdin),
         Source::Path(path) => {
             let path = path.canonicalize().map_err(|e| Error::source_io(path, "cannot open", e))?;
@@ -195,14 +200,25 @@ fn open_source(options: &BackupOptions) -> Result<(VolumeName, Opened)> {
             (path, opened)
         }
     };
+    if !matches!(opened, Opened::Tree(_)) && !options.excludes.is_empty() {
+        return Err(Error::Usage("a block volume has no paths to exclude".into()));
+    }
     let volume = match (&options.volume, &opened) {
-        (Some(name), _) => VolumeName::new(name.as_bytes())?,
+        (Some(name), _) => name.clone(),
         (None, Opened::Stdin) => {
             return Err(Error::Usage("standard input needs a name: give --volume".into()));
         }
         (None, _) => VolumeName::of_path(&host_name(), &path)?,
     };
     Ok((volume, opened))
+}
+
+fn is_null_device(file: impl AsFd) -> bool {
+    // Character device 1:3, see Linux's Documentation/admin-guide/devices.txt.
+    rustix::fs::fstat(file).is_ok_and(|stat| {
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3)
+    })
 }
 
 /// Everything a run holds.

@@ -113,8 +113,11 @@ pub fn cat(
             match walk.next_entry()? {
                 Some(entry) if entry.kind == EntryKind::File => (entry.content, entry.size),
                 Some(_) => {
-                    let path = String::from_utf8_lossy(path);
-                    return Err(Error::Usage(format!("{path}: is not a regular file")));
+                    let what = match path {
+                        [] => "the snapshot is a tree: name a file in it, as in `latest:path`".into(),
+                        _ => format!("{}: is not a regular file", String::from_utf8_lossy(path)),
+                    };
+                    return Err(Error::Usage(what));
                 }
                 None => return Err(no_such_path(path)),
             }

@@ -143,7 +143,9 @@ impl Error {
     /// What the user can do next, when there is something.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::WrongKey { .. } => Some("check --password-file or --key-file; `key list` shows the slots"),
+            Self::WrongKey { .. } => Some("check --password-file or --key-file"),
+            // Nothing opens without them, `verify` neither.
+            Self::Damaged { object, .. } if object == "config" || object.starts_with("keys/") => None,
             Self::Damaged { .. } => Some(
                 "run `verify --read-data` to see everything that is affected; other snapshots may be intact",
             ),

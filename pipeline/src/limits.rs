@@ -154,10 +154,10 @@ pub fn plan(memory: u64, workers: usize, read_bytes: usize) -> Result<Plan> {
     let buffers = memory - BOOKKEEPING;
     // A worker, its part being filled and two reads: as many workers as fit into two thirds of the buffers.
     let per_worker = WORKER_BYTES + part_bytes + 2 * read_bytes as u64;
-    let workers = (workers.max(1) as u64).min((buffers * 2 / 3 / per_worker).max(1));
+    let workers = (workers.max(1) as u64).min((buffers / 3 * 2 / per_worker).max(1));
     let rest = buffers.saturating_sub(workers * per_worker + part_bytes);
     // Each worker and the metadata lane fill one part; at least two more are on their way.
-    let flying = (rest * 3 / 8 / part_bytes).clamp(2, 32);
+    let flying = (rest / 8 * 3 / part_bytes).clamp(2, 32);
     let rest = rest.saturating_sub(flying * part_bytes);
     let reads = (rest / 3 / read_bytes as u64).min(64) + 2 * workers;
     let filter = (rest / 6).clamp(1 << 20, 64 << 20);
@@ -211,6 +211,7 @@ mod tests {
             }
         }
         assert!(plan(1 << 20, 1, BLOCK_READ).is_err());
+        assert!(plan(u64::MAX, 1024, FILE_READ).is_ok());
     }
 
     #[test]

@@ -35,6 +35,11 @@ impl Patterns {
             let (matches, rest) = pattern.strip_prefix('!').map_or((true, pattern), |rest| (false, rest));
             let (directories_only, rest) = rest.strip_suffix('/').map_or((false, rest), |rest| (true, rest));
             let glob = rest.strip_prefix('/').map_or_else(|| format!("**/{rest}"), str::to_owned);
+            // They would match nothing, and whoever gives one means something.
+            if rest.starts_with("./") || rest.starts_with("../") {
+                let what = "is not resolved: start it with / for the root of the tree, or with a name";
+                return Err(Error::Usage(format!("pattern {pattern:?} {what}")));
+            }
             if rest.trim_start_matches('/').is_empty() {
                 return Err(Error::Usage(format!("pattern {pattern:?} is empty")));
             }

@@ -51,10 +51,13 @@ pub enum Counter {
     Vanished,
     /// Items skipped; each is also a [`Skipped`].
     Skips,
+    /// Items restored without their owner, setuid or setgid bit, or attributes that only root may set, as asked.
+    Unprivileged,
     /// Requests that were tried again.
     Retries,
 }
 
+/// [`Counter::Retries`] is the last.
 const COUNTERS: usize = Counter::Retries as usize + 1;
 
 /// A kind of worker, for finding the bottleneck.

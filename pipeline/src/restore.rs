@@ -198,6 +198,9 @@ pub fn run(
     options: RestoreOptions,
     progress: &Arc<Progress>,
 ) -> Result<RestoreReport> {
+    if manifest.kind == VolumeKind::Block && !(options.subtree.is_empty() && options.includes.is_empty()) {
+        return Err(Error::Usage("a block volume has no paths: it is restored as a whole".into()));
+    }
     let engine = probe(options.engine)?;
     let (run, mut warnings) = Run::prepare(
         runtime,
@@ -226,8 +229,14 @@ pub fn run(
     let damages = run.damages.take();
     if manifest.skipped > 0 {
         warnings.push(format!(
-            "the snapshot itself lacks {} items that were skipped when it was made",
+            "the snapshot itself lacks {} items, or parts of them, that were skipped when it was made",
             manifest.skipped
+        ));
+    }
+    let plainer = progress.get(Counter::Unprivileged);
+    if plainer > 0 {
+        warnings.push(format!(
+            "{plainer} items have not the owner, setuid bits or attributes of the snapshot: that takes privileges"
         ));
     }
     Ok(RestoreReport { engine, warnings, damages, skipped: progress.get(Counter::Skips), sampled })

@@ -262,9 +262,9 @@ impl StoreError {
     /// What the user can do next.
     pub fn hint(&self) -> Option<&'static str> {
         match self.kind {
-            StoreErrorKind::Denied => {
-                Some("check the credentials and what they may do on this bucket and prefix")
-            }
+            StoreErrorKind::Denied => Some(
+                "check the rights to this directory, or the credentials and their rights to this bucket and prefix",
+            ),
             StoreErrorKind::Unreachable => Some("check --endpoint, the network and --ca-file"),
             StoreErrorKind::Full => Some("free space at the store, then run it again"),
             StoreErrorKind::Transient => {

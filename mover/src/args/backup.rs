@@ -28,7 +28,8 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "ID|none", value_parser = values::parent)]
     pub(crate) parent: Option<Parent>,
 
-    /// Leave out what matches this pattern; may be given several times
+    /// Leave out what matches this pattern, as in .gitignore: NAME anywhere, /PATH from the source's root; may be given
+    /// several times
     #[arg(long = "exclude", value_name = "PATTERN")]
     pub(crate) excludes: Vec<OsString>,
 
@@ -70,7 +71,7 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::duration)]
     pub(crate) checkpoint_interval: Duration,
 
-    /// Owners, device nodes, setuid bits and trusted attributes
+    /// Read trusted attributes, which only root can; owners, devices and setuid bits are always recorded
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) privileged_metadata: Privileged,
 

@@ -34,9 +34,9 @@ pub(crate) struct NewKeyArgs {
     #[arg(long, value_name = "FD")]
     pub(crate) new_password_fd: Option<u32>,
 
-    /// What to call the slot
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    pub(crate) label: String,
+    /// What to call the slot [default: nothing; with `change`, as before]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
 }
 
 /// Which slot.

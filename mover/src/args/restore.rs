@@ -35,7 +35,7 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     pub(crate) keep_going: bool,
 
-    /// Owners, device nodes, setuid bits and trusted attributes
+    /// Restore owners, device nodes, setuid bits, and trusted and security attributes
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) privileged_metadata: Privileged,
 

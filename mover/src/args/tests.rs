@@ -9,7 +9,7 @@ fn words(line: &str) -> impl Iterator<Item = OsString> + '_ {
 
 fn wrong(line: &str) -> (bool, String, String) {
     match parse(words(line)) {
-        Err(Stopped::Wrong { json, message, hint }) => (json, message, hint),
+        Err(Stopped::Wrong { json, message, hint, .. }) => (json, message, hint),
         other => panic!("{line}: {other:?}"),
     }
 }

@@ -25,12 +25,18 @@ pub(super) fn run(global: &Global, command: &KeyCommand, output: &Arc<Output>) -
         }
         KeyCommand::Add(args) => {
             let (context, repository) = open(global, output)?;
-            let slot = job::add_slot(&context, &repository, read_new(args, output)?, &args.label)?;
+            let slot = job::add_slot(
+                &context,
+                &repository,
+                read_new(args, output)?,
+                args.label.as_deref().unwrap_or_default(),
+            )?;
             Key { command: "key add", slot: Some(slot), file: None }
         }
         KeyCommand::Change(args) => {
             let (context, repository) = open(global, output)?;
-            let slot = job::change_slot(&context, repository, read_new(args, output)?, &args.label)?;
+            let slot =
+                job::change_slot(&context, repository, read_new(args, output)?, args.label.as_deref())?;
             Key { command: "key change", slot: Some(slot), file: None }
         }
         KeyCommand::Remove(args) => {

@@ -60,7 +60,7 @@ pub(crate) fn snapshots(
 
 impl From<&TreeEntry> for Entry {
     fn from(e: &TreeEntry) -> Self {
-        let mut target = None;
+        let mut raw_target = None;
         let mut mount = false;
         let kind = match &e.kind {
             TreeKind::File => EntryKind::File,
@@ -69,7 +69,7 @@ impl From<&TreeEntry> for Entry {
                 EntryKind::Directory
             }
             TreeKind::Symlink { target: t } => {
-                target = Some(Path::from(t.as_slice()));
+                raw_target = Some(t.clone());
                 EntryKind::Symlink
             }
             TreeKind::BlockDevice { .. } => EntryKind::BlockDevice,
@@ -77,6 +77,7 @@ impl From<&TreeEntry> for Entry {
             TreeKind::Fifo => EntryKind::Fifo,
             TreeKind::Socket => EntryKind::Socket,
         };
+        let target = raw_target.as_deref().map(Path::from);
         let (target, target_hex) = target.map_or((None, None), |t| (Some(t.path), t.path_hex));
         Self {
             path: e.path.as_slice().into(),
@@ -92,6 +93,7 @@ impl From<&TreeEntry> for Entry {
             mount,
             long: false,
             raw: e.path.clone(),
+            raw_target,
         }
     }
 }

@@ -154,6 +154,9 @@ pub(crate) struct Entry {
     /// The raw path.
     #[serde(skip)]
     pub(crate) raw: Vec<u8>,
+    /// The raw target of a symlink.
+    #[serde(skip)]
+    pub(crate) raw_target: Option<Vec<u8>>,
 }
 
 impl Message for Entry {
@@ -172,8 +175,8 @@ impl fmt::Display for Entry {
             f.write_str("/")?;
         }
         if self.long {
-            if let Some(target) = &self.target {
-                write!(f, " -> {}", Name(target.as_bytes()))?;
+            if let Some(target) = &self.raw_target {
+                write!(f, " -> {}", Name(target))?;
             }
             if self.mount {
                 f.write_str("  (mount point, not entered)")?;

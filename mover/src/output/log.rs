@@ -17,7 +17,14 @@ pub(crate) fn start(verbose: u8, screen: &Screen) {
         2 => "info,tradewind=debug",
         _ => "debug,tradewind=trace",
     };
-    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = match std::env::var(VARIABLE).map(EnvFilter::try_new) {
+        Ok(Ok(filter)) => filter,
+        Ok(Err(wrong)) => {
+            screen.line(format_args!("tradewind: warning: {VARIABLE} is not used: {wrong}"));
+            EnvFilter::new(default)
+        }
+        Err(_) => EnvFilter::new(default),
+    };
     let screen = screen.clone();
     // A second start, as in tests, changes nothing.
     let _ = tracing_subscriber::fmt()

@@ -31,6 +31,7 @@ pub(crate) struct Counters {
     pub(crate) vanished: u64,
     pub(crate) files_unchanged: u64,
     pub(crate) skipped: u64,
+    pub(crate) unprivileged: u64,
     pub(crate) retries: u64,
 }
 
@@ -56,6 +57,7 @@ impl From<&Progress> for Counters {
             vanished: get(Counter::Vanished),
             files_unchanged: get(Counter::FilesUnchanged),
             skipped: get(Counter::Skips),
+            unprivileged: get(Counter::Unprivileged),
             retries: get(Counter::Retries),
         }
     }

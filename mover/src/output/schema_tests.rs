@@ -133,6 +133,7 @@ fn what_is_documented_is_what_is_written() {
             mount: false,
             long: false,
             raw: Vec::new(),
+            raw_target: None,
         },
     );
     check.message(

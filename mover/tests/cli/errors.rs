@@ -115,10 +115,12 @@ fn errors_stay_out_of_raw_data() {
     for words in [
         &["cat", "latest:file", "--json", "-r", "/nonexistent/repo"][..],
         &["restore", "latest", "--target", "-", "--json", "-r", "/nonexistent/repo"],
+        &["cat", "--json", "nonsense", "more"],
+        &["restore", "--target=-", "--json"],
     ] {
         let ran = run(words);
         assert_eq!(ran.code, 2, "{words:?}");
         assert_eq!(ran.stdout, "", "{words:?}");
-        assert!(ran.stderr.contains("\"message_type\":\"error\""), "{words:?}: {}", ran.stderr);
+        assert_eq!(crate::json(&ran.stderr)["message_type"], "error", "{words:?}: JSON and nothing else");
     }
 }

@@ -126,9 +126,13 @@ fn keys_come_and_go() {
     assert_eq!(bed.run(&["key", "change", "--new-password-file", &new]).code, 0);
     assert_eq!(bed.run(&["snapshots"]).code, 4, "the old passphrase is gone");
     assert_eq!(bed.run_with(Path::new(&new), &["snapshots"]).code, 0);
+    let slots = json(&bed.run_with(Path::new(&new), &["key", "list", "--json"]).stdout)["slots"].clone();
+    let opened = slots.as_array().unwrap().iter().find(|s| s["opened"] == true).unwrap();
+    assert_eq!(opened["label"], "first", "the slot keeps its label");
 
     let slot = added["slot"].as_str().unwrap();
-    assert_eq!(bed.run_with(Path::new(&new), &["key", "remove", slot]).code, 0);
+    let removed = json(&bed.run_with(Path::new(&new), &["key", "remove", slot, "--json"]).stdout);
+    assert_eq!(removed["slot"], slot);
     assert_eq!(bed.run(&["snapshots", "--key-file", key]).code, 4, "the key file is gone");
     let list = json(&bed.run_with(Path::new(&new), &["key", "list", "--json"]).stdout);
     let last = list["slots"][0]["slot"].as_str().unwrap();

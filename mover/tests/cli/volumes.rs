@@ -1,6 +1,7 @@
 //! Volumes there and back, as scripts move them.
 
 use std::io::Write as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -175,8 +176,12 @@ fn an_interrupt_ends_a_backup_whose_source_is_silent_and_the_next_uses_what_was_
     let mut child = piped(&bed, &["backup", "-", "--volume", "stream", "--checkpoint-interval", "1s"]);
     let mut input = child.stdin.take().unwrap();
     input.write_all(&bytes).unwrap();
-    // Long enough for packs to be finished; however much is by then, the run has to end and the next to work.
-    std::thread::sleep(Duration::from_millis(2500));
+    // Until a checkpoint has recorded what was stored.
+    let recorded = || bed.path("repo/index").read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    let begun = std::time::Instant::now();
+    while !recorded() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let ended = child.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
@@ -188,4 +193,111 @@ fn an_interrupt_ends_a_backup_whose_source_is_silent_and_the_next_uses_what_was_
     let next = bed.run(&["backup", image.to_str().unwrap(), "--volume", "stream", "--json"]);
     assert_eq!(next.code, 0, "{}", next.stderr);
     assert!(last(&next.stdout)["counters"]["chunks_reused"].as_u64().unwrap() > 0, "{}", next.stdout);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_is_written() {
+    let bed = Bed::new();
+    let image = bed.path("disk.img");
+    std::fs::write(&image, noise(1 << 20, 6)).unwrap();
+    let image = image.to_str().unwrap();
+    assert_eq!(bed.run(&["backup", image, "--volume", "disk", "--exclude", "x"]).code, 2);
+    assert_eq!(bed.run(&["backup", image, "--volume", "disk", "-q"]).code, 0);
+    let target = bed.path("target");
+    let to = target.to_str().unwrap();
+    for words in [
+        &["restore", "latest:x", "--volume", "disk", "--target", to][..],
+        &["restore", "latest", "--volume", "disk", "--target", to, "--include", "x"],
+        &["backup", bed.path("").to_str().unwrap(), "--exclude", "./sub"],
+        &["cat", "latest:x"],
+    ] {
+        let ran = bed.run(words);
+        assert_eq!(ran.code, 2, "{words:?}: {}", ran.stderr);
+        assert!(!target.exists(), "{words:?}");
+    }
+    let huge = ["backup", image, "--volume", "disk", "--memory", "16777215TiB", "--json"];
+    assert_eq!(
+        last(&bed.run(&huge).stdout)["counters"]["chunks_new"],
+        0,
+        "a budget nobody has is no reason to fail"
+    );
+    let closed = bed.run(&["backup", "-", "--volume", "nothing"]);
+    assert_eq!(closed.code, 8, "a null device is no source: {}", closed.stderr);
+}
+
+#[test]
+fn a_fifo_is_refused_and_not_waited_for() {
+    let bed = Bed::new();
+    let fifo = bed.path("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let ran = bed.run(&["backup", fifo.to_str().unwrap()]);
+    assert_eq!(ran.code, 8, "{}", ran.stderr);
+}
+
+#[test]
+fn what_takes_privileges_is_left_out_and_said() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bed = Bed::new();
+    let tree = bed.path("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("plain"), "plain").unwrap();
+    std::fs::write(tree.join("tool"), "tool").unwrap();
+    std::fs::set_permissions(tree.join("tool"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+    std::os::unix::fs::symlink(std::ffi::OsString::from_vec(b"x\xff".to_vec()), tree.join("link")).unwrap();
+    assert_eq!(bed.run(&["backup", tree.to_str().unwrap(), "--volume", "tree", "-q"]).code, 0);
+    let listed = bed.run(&["ls", "-l", "latest"]).stdout;
+    assert!(listed.contains("link -> x\\xff"), "{listed}");
+    let back = bed.path("back");
+    let words =
+        ["restore", "latest", "--target", back.to_str().unwrap(), "--privileged-metadata", "off", "--json"];
+    let restored = bed.run(&words);
+    assert_eq!(restored.code, 0, "{}", restored.stderr);
+    assert_eq!(last(&restored.stdout)["counters"]["unprivileged"], 1);
+    assert!(restored.stderr.contains("1 items have not the owner, setuid bits"), "{}", restored.stderr);
+    assert_eq!(back.join("tool").metadata().unwrap().permissions().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn an_interrupted_run_whose_reader_left_is_not_done() {
+    let bed = Bed::new();
+    let image = bed.path("disk.img");
+    std::fs::write(&image, noise(16 << 20, 7)).unwrap();
+    let words = ["backup", image.to_str().unwrap(), "--volume", "disk", "--json", "--upload-rate", "1MiB"];
+    let mut child = {
+        let mut command = bed.command(&bed.path("pass"), &words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    // One line of progress, then nobody reads any more.
+    let mut first = [0; 1];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    drop(child.stdout.take());
+    // Progress comes twice a second at least: by then a line could not be written.
+    std::thread::sleep(Duration::from_secs(2));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
+}
+
+#[test]
+fn every_skipped_item_is_named_in_a_log() {
+    let bed = Bed::new();
+    let tree = bed.path("tree");
+    std::fs::create_dir(&tree).unwrap();
+    // Devices, whose restore needs privileges; so does making them.
+    for n in 0..60 {
+        let path = tree.join(format!("device-{n}"));
+        let kind = rustix::fs::FileType::CharacterDevice;
+        if rustix::fs::mknodat(rustix::fs::CWD, &path, kind, 0o600.into(), rustix::fs::makedev(1, 3)).is_err()
+        {
+            eprintln!("skipped: devices cannot be made here");
+            return;
+        }
+    }
+    assert_eq!(bed.run(&["backup", tree.to_str().unwrap(), "--volume", "tree", "-q"]).code, 0);
+    let back = bed.path("back");
+    let words =
+        ["restore", "latest", "--target", back.to_str().unwrap(), "--privileged-metadata", "off", "-q"];
+    let restored = bed.run(&words);
+    assert_eq!(restored.code, 3, "{}", restored.stderr);
+    assert_eq!(restored.stderr.matches("skipped: device-").count(), 60, "{}", restored.stderr);
 }

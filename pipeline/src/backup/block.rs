@@ -147,7 +147,9 @@ impl Driver {
 fn ended_early(path: &Path, at: u64, size: u64) -> Error {
     Error::Source {
         path: path.to_owned(),
-        what: format!("has {at} bytes now, {size} when the backup began; take a snapshot of it first"),
+        what: format!(
+            "ends before byte {at} now, and had {size} bytes when the backup began; take a snapshot of it first"
+        ),
         source: None,
     }
 }

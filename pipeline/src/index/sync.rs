@@ -83,7 +83,7 @@ pub(super) async fn open(
     .await?;
     report.dropped_runs = dropped.0;
     if let Err(e) = dropped.1 {
-        report.cache_unused.get_or_insert(format!("not written: {e}"));
+        report.cache_unused.get_or_insert(format!("the index cache cannot be written: {e}"));
     }
     Ok((cache, report, next))
 }
@@ -103,12 +103,17 @@ fn enter(
     if let Some(path) = shared {
         match Dir::shared(&path, repository_id).and_then(|dir| cache.enter(dir, WAIT)) {
             Ok(locked) => return (Some(locked), None),
-            Err(e) => unused = Some(format!("{}: {e}", path.display())),
+            Err(e) => unused = Some(format!("the index cache {} is not used: {e}", path.display())),
         }
     }
     match Dir::private().and_then(|dir| cache.enter(dir, Duration::ZERO)) {
         Ok(locked) => (Some(locked), unused),
-        Err(e) => (None, Some(unused.unwrap_or_else(|| format!("no temporary directory: {e}")))),
+        Err(e) => (
+            None,
+            Some(
+                unused.unwrap_or_else(|| format!("there is no index cache, and no temporary directory: {e}")),
+            ),
+        ),
     }
 }
 
@@ -227,7 +232,7 @@ async fn fetch(
                     used = locked.bytes() + (flying_bytes + size) * ON_DISK;
                     if let Err(e) = written {
                         // The disk is full or failing: what is there serves, the rest is a miss.
-                        report.cache_unused = Some(format!("not written: {e}"));
+                        report.cache_unused = Some(format!("the index cache cannot be written: {e}"));
                         break;
                     }
                 }
@@ -239,7 +244,7 @@ async fn fetch(
     report.beyond_cache = left.count() as u64;
     let (locked, written) = batch.write(locked).await?;
     if let Err(e) = written {
-        report.cache_unused = Some(format!("not written: {e}"));
+        report.cache_unused = Some(format!("the index cache cannot be written: {e}"));
     }
     Ok(locked)
 }

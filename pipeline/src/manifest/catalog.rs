@@ -319,7 +319,9 @@ pub async fn find(repository: &Repository, filter: &Filter, text: &str) -> Resul
             let what = format!("{what}; it is newer than any sound snapshot{scope}: name one by its id");
             return Err(Error::damaged(first.key, what));
         }
-        return snapshot.ok_or_else(|| Error::Usage(format!("there is no snapshot{scope}")));
+        let tags: String =
+            filter.tags.iter().map(|(key, value)| format!(" with tag {key}={value}")).collect();
+        return snapshot.ok_or_else(|| Error::Usage(format!("there is no snapshot{scope}{tags}")));
     }
     let wanted = text.to_ascii_lowercase();
     if wanted.is_empty() || !wanted.bytes().all(|b| b.is_ascii_hexdigit()) || wanted.len() > 24 {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::open::{blocking, millis, read_slots};
-use super::slots::{BadSlot, MAX_LABEL, MAX_SLOTS, Slot, SlotDraft, SlotInfo, slot_key};
+use super::slots::{BadSlot, KEYS_PREFIX, MAX_LABEL, MAX_SLOTS, Slot, SlotDraft, SlotInfo, slot_key};
 use super::{Created, Operation, Repository, create_once};
 use crate::error::{Error, Result};
 use crate::seal::Secret;
@@ -60,7 +60,8 @@ impl Repository {
         }
     }
 
-    /// Removes the slot called `name`, or the only one that starts with `name`. A damaged slot can be removed too.
+    /// Removes the slot called `name`, or the only one that starts with `name`, and returns its name. A damaged
+    /// slot can be removed too.
     ///
     /// # Errors
     /// [`Error::Usage`]: no such slot, more than one, or it is the last sound one.
@@ -83,16 +84,27 @@ impl Repository {
             ));
         }
         self.store.delete(&key).await?;
-        Ok(key)
+        Ok(key.strip_prefix(KEYS_PREFIX).unwrap_or(&key).to_owned())
     }
 
     /// Adds a slot for `secret`, then removes the one that opened this repository. In that order: whatever happens
-    /// in between, a known secret opens it. The second value is the failure to remove the old slot, if it failed.
+    /// in between, a known secret opens it. Without a `label` the new slot has the old one's. The second value is the failure to remove the old slot, if it failed.
     ///
     /// # Errors
     /// As [`Repository::add_key`]; nothing has changed then.
-    pub async fn change_key(&mut self, secret: &Secret, label: &str) -> Result<(SlotInfo, Option<Error>)> {
-        let added = self.add_key(secret, label).await?;
+    pub async fn change_key(
+        &mut self,
+        secret: &Secret,
+        label: Option<&str>,
+    ) -> Result<(SlotInfo, Option<Error>)> {
+        let label = match label {
+            Some(label) => label.to_owned(),
+            None => {
+                let (slots, _) = self.list_keys().await?;
+                slots.into_iter().find(|s| s.name == self.slot).map(|s| s.label).unwrap_or_default()
+            }
+        };
+        let added = self.add_key(secret, &label).await?;
         let old = std::mem::replace(&mut self.slot, added.name.clone());
         let failed = self.remove_key(&old).await.err();
         Ok((added, failed))

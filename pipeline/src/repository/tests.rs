@@ -136,7 +136,7 @@ async fn slots_are_added_listed_changed_and_removed_but_never_the_last() {
 
     let (mut by_second, report) = Repository::open(store.clone(), &key_file(2)).await.unwrap();
     assert_eq!(report.slot, added.name);
-    let (changed, failed) = by_second.change_key(&pass("a longer passphrase"), "mine").await.unwrap();
+    let (changed, failed) = by_second.change_key(&pass("a longer passphrase"), Some("mine")).await.unwrap();
     assert!(failed.is_none() && by_second.slot() == changed.name && changed.kind == SlotKind::Passphrase);
     assert_eq!(kind_of_open(&store, &key_file(2)).await.0, Kind::WrongKey);
     Repository::open(store.clone(), &pass("a longer passphrase")).await.unwrap();

@@ -38,7 +38,7 @@ use self::dirs::Directories;
 use self::links::Links;
 use crate::entry::{Entry, EntryKind, FLAG_APPEND, FLAG_COMPRESSED, FLAG_IMMUTABLE, FLAG_NOCOW};
 use crate::error::{Error, Result};
-use crate::progress::Progress;
+use crate::progress::{Counter, Progress};
 
 /// How to restore a tree.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,7 +46,7 @@ pub struct TargetOptions {
     /// Restore into a directory that is not empty. Files in the way are replaced, directories are kept.
     pub overwrite: bool,
     /// Restore owners, setuid and setgid, devices, `trusted` and `security` attributes, and the flags that only root
-    /// may set. Without it these are left out without a word for each file; a device is reported.
+    /// may set. Without it these are left out and counted ([`Counter::Unprivileged`]); a device is reported.
     pub privileged: bool,
 }
 
@@ -121,7 +121,7 @@ impl<'p> TreeTarget<'p> {
         if options.overwrite {
             target.links.remove_leftovers(target.dirs.root());
         } else if !target.is_empty()? {
-            return Err(refuse("is not empty"));
+            return Err(refuse("is not empty: give --overwrite to replace what is in the way"));
         }
         Ok(target)
     }
@@ -251,7 +251,7 @@ impl<'p> TreeTarget<'p> {
             // A file that must not change cannot get another name either.
             kept_back = entry.flags & (FLAG_IMMUTABLE | FLAG_APPEND);
         }
-        self.settle(&entry.path, metadata::apply(&*file.file, entry, self.options.privileged, kept_back))?;
+        self.settle(entry, metadata::apply(&*file.file, entry, self.options.privileged, kept_back))?;
         if kept_back != 0
             && let Some((dir, name)) = self.parent(&entry.path)?
             && let Err(errno) = self.links.keep_flags_back(self.dirs.root(), entry, kept_back, &dir, name)
@@ -293,7 +293,7 @@ impl<'p> TreeTarget<'p> {
         if let Err(errno) = created {
             return self.skip(&entry.path, "cannot be created", errno);
         }
-        self.settle(&entry.path, metadata::apply_unopened(&dir, name, entry, self.options.privileged))
+        self.settle(entry, metadata::apply_unopened(&dir, name, entry, self.options.privileged))
     }
 
     /// Makes one more name of a file that was restored before under another one. To be called for everything but
@@ -350,12 +350,12 @@ impl<'p> TreeTarget<'p> {
         if entry.path.is_empty() {
             self.links.finish(self.dirs.root());
             let root = self.dirs.root();
-            return self.settle(&entry.path, metadata::apply(root, entry, self.options.privileged, 0));
+            return self.settle(entry, metadata::apply(root, entry, self.options.privileged, 0));
         }
         names::check(&entry.path)?;
         let (parent, name) = names::split(&entry.path);
         match self.dirs.open(parent).and_then(|dir| open_directory(&dir, name)) {
-            Ok(fd) => self.settle(&entry.path, metadata::apply(&fd, entry, self.options.privileged, 0)),
+            Ok(fd) => self.settle(entry, metadata::apply(&fd, entry, self.options.privileged, 0)),
             // It was not asked for, or could not be created, and then that was reported.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
             Err(errno) => self.skip(&entry.path, "metadata cannot be set", errno),
@@ -414,15 +414,18 @@ impl<'p> TreeTarget<'p> {
         }
     }
 
-    /// Reports what could not be set.
-    fn settle(&self, path: &[u8], applied: rustix::io::Result<Vec<String>>) -> Result<()> {
+    /// Reports what could not be set, and counts what was not to be.
+    fn settle(&self, entry: &Entry, applied: rustix::io::Result<Vec<String>>) -> Result<()> {
+        if !self.options.privileged && metadata::is_plainer(entry) {
+            self.progress.add(Counter::Unprivileged, 1);
+        }
         match applied {
             Ok(problems) if problems.is_empty() => Ok(()),
             Ok(problems) => {
-                self.progress.skip(path, problems.join("; "));
+                self.progress.skip(&entry.path, problems.join("; "));
                 Ok(())
             }
-            Err(errno) => self.skip(path, "metadata cannot be set", errno),
+            Err(errno) => self.skip(&entry.path, "metadata cannot be set", errno),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A block device or image file: how large it is, where its data is, and whether it may be read at all.
 
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io::{Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -31,6 +31,12 @@ impl BlockSource {
     pub fn open(path: &Path, live: bool) -> Result<Self> {
         let refuse = |what: &str| Error::Source { path: path.to_owned(), what: what.into(), source: None };
         let fail = |e| Error::source_io(path, "cannot open", e);
+        let volume = |kind: FileType| kind.is_file() || kind.is_block_device();
+        // Looked at before it is opened: opening a fifo waits for its other end.
+        let kind = std::fs::metadata(path).map_err(fail)?.file_type();
+        if !volume(kind) {
+            return Err(refuse("is neither a directory, a regular file nor a block device"));
+        }
         let file = File::open(path).map_err(fail)?;
         let meta = file.metadata().map_err(fail)?;
         let kind = meta.file_type();
@@ -40,7 +46,7 @@ impl BlockSource {
                     "is mounted read-write: take a snapshot of it, mount it read-only, or give --live",
                 ));
             }
-        } else if !kind.is_file() {
+        } else if !volume(kind) {
             return Err(refuse("is neither a directory, a regular file nor a block device"));
         }
         let size = end_of(&file).map_err(fail)?;

@@ -101,7 +101,7 @@ impl S3Store {
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        move |e| error::translate(operation, &self.place(key), e)
+        move |e| error::translate(operation, &self.place(key), &e)
     }
 
     /// Runs a request without a body to speak of within its deadline.

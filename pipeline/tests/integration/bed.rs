@@ -10,7 +10,7 @@ use tradewind_pipeline::Result;
 use tradewind_pipeline::backup::{self, BackupOptions, BackupReport, ParentChoice, Source};
 use tradewind_pipeline::io::{EngineChoice, EngineKind, probe};
 use tradewind_pipeline::limits::Limits;
-use tradewind_pipeline::manifest::Manifest;
+use tradewind_pipeline::manifest::{Manifest, VolumeName};
 use tradewind_pipeline::patterns::Patterns;
 use tradewind_pipeline::progress::Progress;
 use tradewind_pipeline::repository::{InitOptions, Repository};
@@ -69,7 +69,7 @@ impl Bed {
     pub(crate) fn options(&self, path: &Path) -> BackupOptions {
         BackupOptions {
             source: Source::Path(path.to_owned()),
-            volume: Some("v".into()),
+            volume: Some(VolumeName::new("v").unwrap()),
             tags: Default::default(),
             parent: ParentChoice::Auto,
             excludes: Patterns::default(),

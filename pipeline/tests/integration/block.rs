@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+use tradewind_pipeline::manifest::VolumeName;
+
 use crate::bed::{Bed, assert_same, engines, noise};
 
 #[test]
@@ -13,7 +15,7 @@ fn odd_sizes_round_trip() {
             let source = bed.path(&format!("source-{size}"));
             std::fs::write(&source, noise(size, size as u64)).unwrap();
             let mut options = bed.options(&source);
-            options.volume = Some(format!("v{size}"));
+            options.volume = Some(VolumeName::new(format!("v{size}")).unwrap());
             let report = bed.backup_with(&options).unwrap();
             let manifest = report.manifest.unwrap();
             assert_eq!(manifest.size, size as u64);

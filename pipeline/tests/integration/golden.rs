@@ -199,7 +199,7 @@ fn known_again(bed: &Bed, expected: &Expected) {
         let last = expected.snapshots.iter().rfind(|s| s.volume == volume).unwrap();
         let before = find(bed, &last.id);
         let mut options = bed.options(&bed.path(&last.id));
-        options.volume = Some(volume.into());
+        options.volume = Some(VolumeName::new(volume).unwrap());
         let report = bed.backup_with(&options).unwrap();
         let after = report.manifest.unwrap();
         assert_eq!((after.parent, after.predecessors[0]), (Some(before.id), before.id));

@@ -118,6 +118,14 @@ pub(super) fn change_flags(fd: impl AsFd, clear: u32, set: u32) -> Result<()> {
     if wanted == present { Ok(()) } else { rustix::fs::ioctl_setflags(fd, IFlags::from_bits_retain(wanted)) }
 }
 
+/// Does an entry have something that is left out of a restore without privileges, by a process of this user?
+pub(super) fn is_plainer(entry: &Entry) -> bool {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let attributes = kept_xattrs(entry, true).count() > kept_xattrs(entry, false).count();
+    let bits = entry.mode & 0o6000 != 0 && !matches!(entry.kind, EntryKind::Symlink { .. });
+    attributes || bits || entry.flags & PRIVILEGED_FLAGS != 0 || (entry.uid, entry.gid) != (uid, gid)
+}
+
 /// A path that leads to an open file, whatever it is.
 pub(super) fn magic_link(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())

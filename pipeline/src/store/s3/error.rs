@@ -14,32 +14,37 @@ use crate::store::{StoreError, StoreErrorKind as K};
 const LONGEST: usize = 400;
 
 /// What went wrong with `operation` on `key` (with its location).
-pub(super) fn translate<E>(operation: &'static str, key: &str, error: SdkError<E, HttpResponse>) -> StoreError
+pub(super) fn translate<E>(
+    operation: &'static str,
+    key: &str,
+    error: &SdkError<E, HttpResponse>,
+) -> StoreError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
-    let (kind, message) = match &error {
+    let (kind, message) = match error {
         SdkError::ServiceError(e) => {
             let (code, said) = (e.err().code().unwrap_or(""), e.err().message().unwrap_or(""));
             answered(code, said, e.raw())
         }
         // An answer whose body broke off, or that is none of S3's (a proxy's page).
         SdkError::ResponseError(e) => match e.raw().status().as_u16() {
-            200..=299 => (K::Transient, chain(&error)),
+            200..=299 => (K::Transient, chain(error)),
             _ => answered("", "", e.raw()),
         },
-        SdkError::TimeoutError(_) => (K::Transient, chain(&error)),
+        SdkError::TimeoutError(_) => (K::Transient, chain(error)),
         SdkError::DispatchFailure(e) => {
-            let text = chain(&error);
+            let text = chain(error);
             (if e.is_user() { K::Other } else { not_sent(&text) }, text)
         }
         _ => {
-            let text = chain(&error);
+            let text = chain(error);
             (if is_credentials(&text) { K::Denied } else { K::Other }, text)
         }
     };
     let retry_after = error.raw_response().and_then(|r| header(r, "retry-after")?.parse().ok());
-    let mut translated = StoreError::new(kind, operation, key, message).with_source(error);
+    // Without the cause: the message has what it says, and its own text would repeat that.
+    let mut translated = StoreError::new(kind, operation, key, message);
     translated.retry_after = retry_after.map(Duration::from_secs);
     translated
 }
@@ -50,7 +55,7 @@ pub(super) fn broken_body(
     key: &str,
     error: impl Error + Send + Sync + 'static,
 ) -> StoreError {
-    StoreError::new(K::Transient, operation, key, chain(&error)).with_source(error)
+    StoreError::new(K::Transient, operation, key, chain(&error))
 }
 
 /// True when the answer may mean that the server does not know the checksum we sent.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tradewind_pipeline::backup::BackupReport;
-use tradewind_pipeline::manifest::{Manifest, VolumeKind};
+use tradewind_pipeline::manifest::{Manifest, VolumeKind, VolumeName};
 use tradewind_pipeline::repository::{OpenReport, Repository};
 use tradewind_pipeline::restore::{Damage, RestoreOptions};
 use tradewind_pipeline::seal::Secret;
@@ -95,7 +95,7 @@ impl Original {
 impl Bed {
     pub(super) fn volume(&self, volume: &str, source: &Path) -> Result<BackupReport> {
         let mut options = self.options(source);
-        options.volume = Some(volume.into());
+        options.volume = Some(VolumeName::new(volume).unwrap());
         self.backup_with(&options)
     }
 }

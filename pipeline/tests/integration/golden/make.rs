@@ -77,7 +77,7 @@ fn init(folder: &Path, passphrase: &Secret, key_file: Vec<u8>) -> Bed {
 
 fn backup(bed: &Bed, volume: &str, source: &Path) -> Snapshot {
     let mut options = bed.options(source);
-    options.volume = Some(volume.into());
+    options.volume = Some(VolumeName::new(volume).unwrap());
     options.tags = [("golden".to_owned(), volume.to_owned())].into();
     let report = bed.backup_with(&options).unwrap();
     assert_eq!((report.skipped, report.warnings), (0, vec![]));

@@ -21,7 +21,7 @@ fn only_absent_and_empty_targets_are_accepted() {
     fs::write(dir.path().join("volume/lost+found/#123"), "").unwrap();
     assert_eq!(
         open("volume", false).unwrap_err().to_string(),
-        format!("{}/volume: is not empty", dir.path().display())
+        format!("{}/volume: is not empty: give --overwrite to replace what is in the way", dir.path().display())
     );
     assert_eq!(open("new", false).unwrap_err().kind(), Kind::Target);
     open("new", true).unwrap();
@@ -140,5 +140,5 @@ fn a_full_disk_ends_the_restore() {
     drop(target);
     assert!(run("umount", &[]));
     assert_eq!(result.unwrap_err().kind(), Kind::Target);
-    assert_eq!(progress.get(crate::progress::Counter::Skips), 0);
+    assert_eq!(progress.get(Counter::Skips), 0);
 }
