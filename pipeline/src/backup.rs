@@ -433,6 +433,7 @@ impl<'a> Run<'a> {
             epoch: self.repository.epoch(),
             session: self.session.as_ref().map_or(SessionId([0; 12]), |s| s.id()),
             level: self.options.level,
+            pack_bytes: self.repository.config().parameters.pack.into(),
             checkpoint: self.options.checkpoint_interval,
             dry_run: self.session.is_none(),
         }

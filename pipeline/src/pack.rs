@@ -38,9 +38,6 @@ pub const TRAILER: usize = 16;
 /// Bytes of a record of a pack's table.
 pub const RECORD: usize = 46;
 
-/// Packs are finished when they reach this many bytes.
-pub const PACK_BYTES: u64 = 64 << 20;
-
 /// No pack is larger, whatever a repository's parameters say, which allow 256 MiB before the last chunk and the table.
 const MAX_PACK: u64 = 512 << 20;
 

@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) epoch: u32,
     pub(super) session: SessionId,
     pub(super) level: Level,
+    /// Bytes at which a pack is finished.
+    pub(super) pack_bytes: u64,
     /// Packs that stay open longer are finished.
     pub(super) checkpoint: Duration,
     /// With `--dry-run`: everything but storing.
@@ -73,6 +75,7 @@ impl Lane {
                 shared.epoch,
                 shared.session,
                 class,
+                shared.pack_bytes,
             ),
             adapt: Adapt::new(level == Level::Auto && class == Class::Data),
             shared: shared.clone(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::upload::{PackSender, Uploads};
-use super::{Class, Location, MAX_SLOTS, PACK_BYTES, PackName, RECORD, SessionId, TRAILER, header};
+use super::{Class, Location, MAX_SLOTS, PackName, RECORD, SessionId, TRAILER, header};
 use crate::error::{Error, Result};
 use crate::hash::{Id, ObjectType};
 use crate::io::Buf;
@@ -24,6 +24,8 @@ pub struct PackWriter {
     epoch: u32,
     session: SessionId,
     class: Class,
+    /// Packs are finished when they reach this many bytes.
+    full: u64,
     open: Option<OpenPack>,
     scratch: Vec<u8>,
 }
@@ -49,15 +51,16 @@ struct OpenPack {
 }
 
 impl PackWriter {
-    /// A writer without an open pack.
+    /// A writer without an open pack; `full`: bytes at which a pack is finished.
     pub fn new(
         uploads: Arc<Uploads>,
         master: MasterKey,
         epoch: u32,
         session: SessionId,
         class: Class,
+        full: u64,
     ) -> Self {
-        Self { uploads, master, epoch, session, class, open: None, scratch: Vec::new() }
+        Self { uploads, master, epoch, session, class, full, open: None, scratch: Vec::new() }
     }
 
     /// Seals `plain` into the open pack and returns where it is. The pack is not durable yet.
@@ -96,7 +99,7 @@ impl PackWriter {
         let stored = u32::try_from(stored).map_err(|_| Error::Internal("chunk too large".into()))?;
         let location = Location { pack: open.name, slot, offset, stored, length, codec };
         open.placed.push((kind, id, location));
-        let full = open.sent + open.fill as u64 >= PACK_BYTES || slot + 1 == MAX_SLOTS;
+        let full = open.sent + open.fill as u64 >= self.full || slot + 1 == MAX_SLOTS;
         self.open = Some(open);
         if full {
             self.finish()?;

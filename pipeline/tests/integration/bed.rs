@@ -53,10 +53,19 @@ impl Bed {
 
     /// A new repository at `store`.
     pub(crate) fn over(dir: TempDir, store: Arc<dyn Store>, engine: EngineChoice) -> Self {
+        Self::with(dir, store, engine, InitOptions::default())
+    }
+
+    /// A new repository at `store`, as `options` say.
+    pub(crate) fn with(
+        dir: TempDir,
+        store: Arc<dyn Store>,
+        engine: EngineChoice,
+        options: InitOptions,
+    ) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let repository =
-            runtime.block_on(Repository::init(store, &secret(), InitOptions::default())).unwrap();
+        let repository = runtime.block_on(Repository::init(store, &secret(), options)).unwrap();
         Self { dir, runtime, repository: Arc::new(repository), engine }
     }
 

@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 
 use tradewind_pipeline::manifest::VolumeName;
+use tradewind_pipeline::repository::{InitOptions, Parameters};
+use tradewind_pipeline::store::local::LocalStore;
 
 use crate::bed::{Bed, assert_same, engines, noise};
 
@@ -92,4 +95,30 @@ fn chunks_that_several_workers_meet_at_once_are_restored_without_an_index() {
     let target = bed.path("target");
     bed.restore(&report.manifest.unwrap(), &target);
     assert_same(&source, &target);
+}
+
+#[test]
+fn packs_are_as_large_as_the_repository_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let packs = dir.path().join("repo/packs");
+    let store = Arc::new(LocalStore::new(dir.path().join("repo")).unwrap());
+    let parameters = Parameters { pack: 8 << 20, ..Parameters::default() };
+    let options = InitOptions { parameters, ..InitOptions::default() };
+    let bed = Bed::with(dir, store, engines()[0], options);
+    let image = bed.path("image");
+    std::fs::write(&image, noise(24 << 20, 3)).unwrap();
+    let mut options = bed.options(&image);
+    options.limits.workers = 1;
+    bed.backup_with(&options).unwrap();
+    let mut sizes = Vec::new();
+    let mut folders = vec![packs];
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().unwrap().map(Result::unwrap) {
+            let meta = entry.metadata().unwrap();
+            if meta.is_dir() { folders.push(entry.path()) } else { sizes.push(meta.len()) }
+        }
+    }
+    sizes.sort_unstable();
+    let full = sizes.iter().filter(|size| (8 << 20..9 << 20).contains(*size)).count();
+    assert!(full >= 2 && sizes.last().is_some_and(|largest| *largest < 9 << 20), "{sizes:?}");
 }

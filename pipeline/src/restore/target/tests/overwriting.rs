@@ -21,7 +21,10 @@ fn only_absent_and_empty_targets_are_accepted() {
     fs::write(dir.path().join("volume/lost+found/#123"), "").unwrap();
     assert_eq!(
         open("volume", false).unwrap_err().to_string(),
-        format!("{}/volume: is not empty: give --overwrite to replace what is in the way", dir.path().display())
+        format!(
+            "{}/volume: is not empty: give --overwrite to replace what is in the way",
+            dir.path().display()
+        )
     );
     assert_eq!(open("new", false).unwrap_err().kind(), Kind::Target);
     open("new", true).unwrap();
