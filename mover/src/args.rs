@@ -20,7 +20,7 @@ pub(crate) use browse::{CatArgs, DiffArgs, LsArgs, SnapshotsArgs};
 pub(crate) use key::{KeyCommand, NewKeyArgs};
 pub(crate) use restore::RestoreArgs;
 pub(crate) use run::{Engine, EngineArgs, Privileged};
-pub(crate) use values::{Compression, Parent, Place};
+pub(crate) use values::{Parent, Place};
 pub(crate) use verify::VerifyArgs;
 
 use crate::{exit, output};

@@ -11,6 +11,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tradewind_pipeline::progress::Progress;
+use tradewind_pipeline::seal::Secret;
 use tradewind_pipeline::{Error, Result};
 
 use crate::args::Global;
@@ -18,7 +19,7 @@ use crate::exit::Code;
 use crate::limits::Limits;
 use crate::output::{Output, Screen};
 use crate::progress::Watch;
-use crate::secret::{Ask, Secret};
+use crate::secret::Ask;
 use crate::settings::{KEY_FLAGS, Settings};
 
 /// How long requests that nobody waits for may take to end.

@@ -15,7 +15,7 @@ use tradewind_pipeline::pack::SessionId;
 use tradewind_pipeline::patterns::Patterns;
 use tradewind_pipeline::repository::{InitOptions, SlotKind};
 use tradewind_pipeline::restore::{self, RestoreOptions, Target};
-use tradewind_pipeline::seal::{self, Level};
+use tradewind_pipeline::seal::Secret;
 use tradewind_pipeline::store::rate::Rate as PacedStore;
 use tradewind_pipeline::store::retry::{Policy, Retry};
 use tradewind_pipeline::store::{Store, url};
@@ -24,16 +24,14 @@ use tradewind_pipeline::{Error, Result, limits, repository};
 
 pub(crate) use look::{cat, diff, ls, snapshots, stats};
 
-use crate::args::{
-    BackupArgs, Compression, Engine, InitArgs, Parent, Place, Privileged, RestoreArgs, VerifyArgs,
-};
+use crate::args::{BackupArgs, Engine, InitArgs, Parent, Place, Privileged, RestoreArgs, VerifyArgs};
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::output::human::Moment;
 use crate::output::listing::{Slot, VolumeKind};
 use crate::output::messages::{Counters, Damage, Lost, Path};
 use crate::output::summaries::{self, Backup, Init, Restore, Verify};
-use crate::secret::{Ask, Secret};
+use crate::secret::Ask;
 
 type Tags = BTreeMap<String, String>;
 
@@ -75,17 +73,7 @@ async fn store(context: &Context, limits: &limits::Limits) -> Result<Arc<dyn Sto
     Ok(Arc::new(Retry::new(Arc::new(paced), Policy::default(), progress)))
 }
 
-impl From<Secret> for seal::Secret {
-    fn from(secret: Secret) -> Self {
-        match secret {
-            Secret::Passphrase(text) => Self::Passphrase(text),
-            Secret::KeyFile(content) => Self::KeyFile(content),
-        }
-    }
-}
-
-pub(crate) fn init(context: &Context, args: &InitArgs, secret: Secret) -> Result<Init> {
-    let secret = seal::Secret::from(secret);
+pub(crate) fn init(context: &Context, args: &InitArgs, secret: &Secret) -> Result<Init> {
     let options = InitOptions {
         accept_single_writer: args.single_writer,
         label: args.label.clone(),
@@ -93,7 +81,7 @@ pub(crate) fn init(context: &Context, args: &InitArgs, secret: Secret) -> Result
     };
     let created = context.wait(async {
         let store = store(context, &limits(context)).await?;
-        repository::Repository::init(store, &secret, options).await
+        repository::Repository::init(store, secret, options).await
     })?;
     Ok(Init {
         command: "init",
@@ -105,7 +93,7 @@ pub(crate) fn init(context: &Context, args: &InitArgs, secret: Secret) -> Result
 }
 
 pub(crate) fn open(context: &Context) -> Result<Repository> {
-    let secret = seal::Secret::from(context.secret(Ask::Once)?);
+    let secret = context.secret(Ask::Once)?;
     let limits = limits(context);
     let (inner, report) = context.wait(async {
         let store = store(context, &limits).await?;
@@ -202,11 +190,7 @@ pub(crate) fn backup(
         privileged: privileged(args.privileged_metadata),
         engine: engine(args.engine.engine),
         limits: repository.limits.clone(),
-        level: match args.compression {
-            Compression::Off => Level::Off,
-            Compression::Auto => Level::Auto,
-            Compression::Level(level) => Level::Fixed(level),
-        },
+        level: args.compression,
         chunk_size: args.chunk_size,
         cache_dir: context.settings.cache_dir.clone(),
         checkpoint_interval: args.checkpoint_interval,
@@ -375,23 +359,21 @@ pub(crate) fn slots(context: &Context, repository: &Repository) -> Result<Vec<Sl
 pub(crate) fn add_slot(
     context: &Context,
     repository: &Repository,
-    secret: Secret,
+    secret: &Secret,
     label: &str,
 ) -> Result<String> {
-    let secret = seal::Secret::from(secret);
-    context.wait(repository.inner.add_key(&secret, label)).map(|info| info.name)
+    context.wait(repository.inner.add_key(secret, label)).map(|info| info.name)
 }
 
 pub(crate) fn change_slot(
     context: &Context,
     mut repository: Repository,
-    secret: Secret,
+    secret: &Secret,
     label: Option<&str>,
 ) -> Result<String> {
-    let secret = seal::Secret::from(secret);
     let shared = || Error::Internal("the repository is in use".to_owned());
     let inner = Arc::get_mut(&mut repository.inner).ok_or_else(shared)?;
-    let (info, failed) = context.wait(inner.change_key(&secret, label))?;
+    let (info, failed) = context.wait(inner.change_key(secret, label))?;
     if let Some(error) = failed {
         context.output.warn(&format!("the old key slot is still there: {error}"));
     }

@@ -2,13 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use tradewind_pipeline::limits::{DEFAULT_MEMORY, MIN_MEMORY};
+
 use crate::args::EngineArgs;
-
-/// Memory for buffers when there is plenty.
-const MEMORY: u64 = 192 << 20;
-
-/// Memory for buffers in the smallest of cgroups: the least that a run accepts.
-const MEMORY_FLOOR: u64 = 64 << 20;
 
 /// Cgroup v1 says "no limit" with a number near 2^63.
 const UNLIMITED: u64 = 1 << 60;
@@ -64,14 +60,14 @@ fn processors() -> usize {
 }
 
 /// Half of what the cgroup allows, because the page cache and the rest of the process live there too; at most
-/// [`MEMORY`].
+/// [`DEFAULT_MEMORY`].
 fn default_memory() -> u64 {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     memory_for(cgroup_memory(&groups, Path::new("/sys/fs/cgroup")))
 }
 
 fn memory_for(limit: Option<u64>) -> u64 {
-    limit.map_or(MEMORY, |l| (l / 2).clamp(MEMORY_FLOOR, MEMORY))
+    limit.map_or(DEFAULT_MEMORY, |l| (l / 2).clamp(MIN_MEMORY, DEFAULT_MEMORY))
 }
 
 /// The tightest memory limit on the way from this process's cgroup to the root, in bytes. `groups` is

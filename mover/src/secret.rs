@@ -5,13 +5,12 @@ use std::io::{IsTerminal as _, Read, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use tradewind_pipeline::seal::Secret;
+use tradewind_pipeline::seal::keys::MAX_PASSPHRASE;
 use tradewind_pipeline::{Error, Result};
 use zeroize::Zeroizing;
 
 use crate::output::Output;
-
-/// More than any passphrase or key needs; keeps a wrong path from filling memory.
-const MOST: usize = 64 << 10;
 
 /// Bytes of a generated key, before they are written as hexadecimal digits.
 const KEY: usize = 32;
@@ -27,14 +26,6 @@ pub(crate) enum Origin {
     KeyFile(PathBuf),
     /// Ask on the terminal.
     Prompt,
-}
-
-/// A secret, erased when dropped.
-pub(crate) enum Secret {
-    /// A passphrase.
-    Passphrase(Zeroizing<Vec<u8>>),
-    /// The contents of a key file.
-    KeyFile(Zeroizing<Vec<u8>>),
 }
 
 /// How a prompt asks.
@@ -59,10 +50,10 @@ impl Origin {
     /// Reads the secret. A new one is asked for twice.
     pub(crate) fn read(&self, ask: Ask, flags: Flags, output: &Output) -> Result<Secret> {
         match self {
-            Self::PasswordFile(path) => Ok(Secret::Passphrase(passphrase(read_file(path, output)?)?)),
-            Self::KeyFile(path) => Ok(Secret::KeyFile(not_empty(read_file(path, output)?)?)),
-            Self::PasswordFd(fd) => Ok(Secret::Passphrase(passphrase(read_descriptor(*fd)?)?)),
-            Self::Prompt => prompt(ask, flags).map(Secret::Passphrase),
+            Self::PasswordFile(path) => not_empty(Secret::passphrase_from_file(read_file(path, output)?)),
+            Self::KeyFile(path) => not_empty(Secret::KeyFile(read_file(path, output)?)),
+            Self::PasswordFd(fd) => not_empty(Secret::passphrase_from_file(read_descriptor(*fd)?)),
+            Self::Prompt => prompt(ask, flags),
         }
     }
 }
@@ -101,35 +92,26 @@ fn read_descriptor(fd: u32) -> Result<Zeroizing<Vec<u8>>> {
 
 fn read_bounded(from: &mut impl Read, what: &dyn Fn() -> String) -> Result<Zeroizing<Vec<u8>>> {
     // The full size at once: a buffer that grew would leave copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MOST + 1));
-    from.take(MOST as u64 + 1)
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PASSPHRASE + 1));
+    from.take(MAX_PASSPHRASE as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| Error::Usage(format!("{}: {e}", what())))?;
-    if bytes.len() > MOST {
+    if bytes.len() > MAX_PASSPHRASE {
         return Err(Error::Usage(format!("{}: more than 64 KiB is no passphrase or key", what())));
     }
     Ok(bytes)
 }
 
-/// Without the newline that editors put at the end of a file.
-fn passphrase(mut bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>> {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
+fn not_empty(secret: Secret) -> Result<Secret> {
+    match &secret {
+        Secret::Passphrase(bytes) | Secret::KeyFile(bytes) if bytes.is_empty() => {
+            Err(Error::Usage("the passphrase or key is empty".to_owned()))
         }
+        _ => Ok(secret),
     }
-    not_empty(bytes)
 }
 
-fn not_empty(bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>> {
-    if bytes.is_empty() {
-        return Err(Error::Usage("the passphrase or key is empty".to_owned()));
-    }
-    Ok(bytes)
-}
-
-fn prompt(ask: Ask, flags: Flags) -> Result<Zeroizing<Vec<u8>>> {
+fn prompt(ask: Ask, flags: Flags) -> Result<Secret> {
     if !std::io::stderr().is_terminal() {
         return Err(no_key(flags));
     }
@@ -141,7 +123,7 @@ fn prompt(ask: Ask, flags: Flags) -> Result<Zeroizing<Vec<u8>>> {
     if ask == Ask::Twice && *prompt_line("Again: ", flags)? != *first {
         return Err(Error::Usage("the two passphrases differ".to_owned()));
     }
-    not_empty(first)
+    not_empty(Secret::Passphrase(first))
 }
 
 fn prompt_line(text: &str, flags: Flags) -> Result<Zeroizing<Vec<u8>>> {

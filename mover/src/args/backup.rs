@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use tradewind_pipeline::seal::Level;
 
 use super::run::{EngineArgs, Privileged};
-use super::values::{self, Compression, Parent};
+use super::values::{self, Parent};
 
 /// Arguments of `backup`.
 #[derive(Debug, Args)]
@@ -61,7 +62,7 @@ pub(crate) struct BackupArgs {
         value_parser = values::compression,
         allow_hyphen_values = true
     )]
-    pub(crate) compression: Compression,
+    pub(crate) compression: Level,
 
     /// Size of a block volume's chunks, a power of two from 16KiB to 4MiB [default: the volume's, or 256KiB]
     #[arg(long, value_name = "SIZE", value_parser = values::chunk_size)]

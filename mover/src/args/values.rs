@@ -4,6 +4,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
+use tradewind_pipeline::chunk::valid_block_chunk;
+use tradewind_pipeline::seal::Level;
+
 /// Units of sizes. A bare letter means the binary unit, as in other backup tools.
 const UNITS: [(&str, u64); 14] = [
     ("", 1),
@@ -80,29 +83,18 @@ pub(crate) fn tag(text: &str) -> Result<(String, String), String> {
 pub(crate) fn chunk_size(text: &str) -> Result<u32, String> {
     let bytes = size(text)?;
     match u32::try_from(bytes) {
-        Ok(n) if n.is_power_of_two() && (16 << 10..=4 << 20).contains(&n) => Ok(n),
+        Ok(n) if valid_block_chunk(n) => Ok(n),
         _ => Err("must be a power of two from 16KiB to 4MiB".to_owned()),
     }
 }
 
-/// How hard to compress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compression {
-    /// Not at all.
-    Off,
-    /// As the bottleneck suggests.
-    Auto,
-    /// At this zstd level.
-    Level(i32),
-}
-
 /// Compression from `off`, `auto` or a zstd level.
-pub(crate) fn compression(text: &str) -> Result<Compression, String> {
+pub(crate) fn compression(text: &str) -> Result<Level, String> {
     match text {
-        "off" => Ok(Compression::Off),
-        "auto" => Ok(Compression::Auto),
+        "off" => Ok(Level::Off),
+        "auto" => Ok(Level::Auto),
         n => match n.parse() {
-            Ok(level @ (-7..=-1 | 1..=19)) => Ok(Compression::Level(level)),
+            Ok(level @ (-7..=-1 | 1..=19)) => Ok(Level::Fixed(level)),
             _ => Err("write off, auto, or a zstd level from -7 to 19 without 0".to_owned()),
         },
     }
@@ -226,10 +218,10 @@ mod tests {
 
     #[test]
     fn compressions() {
-        assert_eq!(compression("off"), Ok(Compression::Off));
-        assert_eq!(compression("auto"), Ok(Compression::Auto));
-        assert_eq!(compression("-7"), Ok(Compression::Level(-7)));
-        assert_eq!(compression("19"), Ok(Compression::Level(19)));
+        assert_eq!(compression("off"), Ok(Level::Off));
+        assert_eq!(compression("auto"), Ok(Level::Auto));
+        assert_eq!(compression("-7"), Ok(Level::Fixed(-7)));
+        assert_eq!(compression("19"), Ok(Level::Fixed(19)));
         for wrong in ["0", "20", "-8", "best"] {
             assert!(compression(wrong).is_err(), "{wrong}");
         }

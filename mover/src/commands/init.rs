@@ -17,6 +17,6 @@ pub(super) fn run(global: &Global, args: &InitArgs, output: &Arc<Output>) -> Res
     let context = Context::new(global, Limits::small(), output)?;
     // Before anything is asked of the store: a repository never exists without a key of the user's own.
     let secret = context.secret(Ask::Twice)?;
-    let summary = job::init(&context, args, secret)?;
+    let summary = job::init(&context, args, &secret)?;
     output.report(&summary).map(done)
 }

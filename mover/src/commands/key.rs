@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tradewind_pipeline::Result;
+use tradewind_pipeline::seal::Secret;
 
 use super::done;
 use crate::args::{Global, KeyCommand, NewKeyArgs};
@@ -13,7 +14,7 @@ use crate::limits::Limits;
 use crate::output::Output;
 use crate::output::listing::Slots;
 use crate::output::summaries::Key;
-use crate::secret::{self, Ask, Secret};
+use crate::secret::{self, Ask};
 use crate::settings::{NEW_KEY_FLAGS, new_key};
 
 pub(super) fn run(global: &Global, command: &KeyCommand, output: &Arc<Output>) -> Result<Outcome> {
@@ -28,7 +29,7 @@ pub(super) fn run(global: &Global, command: &KeyCommand, output: &Arc<Output>) -
             let slot = job::add_slot(
                 &context,
                 &repository,
-                read_new(args, output)?,
+                &read_new(args, output)?,
                 args.label.as_deref().unwrap_or_default(),
             )?;
             Key { command: "key add", slot: Some(slot), file: None }
@@ -36,7 +37,7 @@ pub(super) fn run(global: &Global, command: &KeyCommand, output: &Arc<Output>) -
         KeyCommand::Change(args) => {
             let (context, repository) = open(global, output)?;
             let slot =
-                job::change_slot(&context, repository, read_new(args, output)?, args.label.as_deref())?;
+                job::change_slot(&context, repository, &read_new(args, output)?, args.label.as_deref())?;
             Key { command: "key change", slot: Some(slot), file: None }
         }
         KeyCommand::Remove(args) => {

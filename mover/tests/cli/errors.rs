@@ -121,6 +121,6 @@ fn errors_stay_out_of_raw_data() {
         let ran = run(words);
         assert_eq!(ran.code, 2, "{words:?}");
         assert_eq!(ran.stdout, "", "{words:?}");
-        assert_eq!(crate::json(&ran.stderr)["message_type"], "error", "{words:?}: JSON and nothing else");
+        assert_eq!(json(&ran.stderr)["message_type"], "error", "{words:?}: JSON and nothing else");
     }
 }

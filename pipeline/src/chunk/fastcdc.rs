@@ -20,14 +20,6 @@ pub struct Sizes {
 impl Sizes {
     /// Default for files: 128 KiB to 2 MiB around 512 KiB.
     pub const FILES: Self = Self { min: 128 << 10, average: 512 << 10, max: 2 << 20 };
-
-    /// True when the sizes can be used: powers of two in ascending order, the average from 256 B to 4 MiB.
-    pub fn is_valid(&self) -> bool {
-        let powers =
-            self.min.is_power_of_two() && self.average.is_power_of_two() && self.max.is_power_of_two();
-        let bounds = self.min >= 64 && (256..=4 << 20).contains(&self.average) && self.max <= 16 << 20;
-        powers && bounds && self.min < self.average && self.average < self.max
-    }
 }
 
 /// Finds the next cut point of a stream that arrives in pieces.

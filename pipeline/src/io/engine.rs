@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,29 +46,6 @@ pub enum EngineChoice {
     Uring,
     /// pread.
     Pread,
-}
-
-impl FromStr for EngineChoice {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "auto" => Ok(Self::Auto),
-            "uring" => Ok(Self::Uring),
-            "pread" => Ok(Self::Pread),
-            _ => Err(Error::Usage(format!("no engine is called {s:?}: auto, uring or pread"))),
-        }
-    }
-}
-
-impl fmt::Display for EngineChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Uring => "uring",
-            Self::Pread => "pread",
-        })
-    }
 }
 
 /// Reads and writes of one thread, several in flight.

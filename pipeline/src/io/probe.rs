@@ -172,12 +172,4 @@ mod tests {
             }
         }
     }
-
-    #[test]
-    fn choices_have_names() {
-        for choice in [EngineChoice::Auto, EngineChoice::Uring, EngineChoice::Pread] {
-            assert_eq!(choice.to_string().parse::<EngineChoice>().unwrap(), choice);
-        }
-        assert_eq!("fast".parse::<EngineChoice>().unwrap_err().kind(), crate::Kind::Usage);
-    }
 }

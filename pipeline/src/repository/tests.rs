@@ -104,7 +104,7 @@ async fn unacceptable_secrets_make_no_repository() {
 
     assert!(pass("short").weakness().is_some() && pass("long enough for all").weakness().is_none());
     assert!(Secret::key_file(vec![7; 64]).unwrap().weakness().is_some() && key_file(1).weakness().is_none());
-    let Secret::Passphrase(text) = Secret::passphrase_from_file("two\nlines\r\n") else { panic!() };
+    let Secret::Passphrase(text) = Secret::passphrase_from_file(b"two\nlines\r\n".to_vec()) else { panic!() };
     assert_eq!(text.as_slice(), b"two\nlines");
 }
 

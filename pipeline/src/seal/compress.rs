@@ -1,6 +1,6 @@
 //! zstd with a cheap probe in front: what does not shrink is stored raw.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// How a frame's plaintext is encoded before encryption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -147,22 +147,6 @@ pub fn decode(
             let mut out = vec![0; length];
             compressor.decompress(&stored, &mut out)?;
             Ok(out)
-        }
-    }
-}
-
-impl std::str::FromStr for Level {
-    type Err = Error;
-
-    /// `off`, `auto`, or a zstd level from -7 to 19.
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "off" => Ok(Self::Off),
-            "auto" => Ok(Self::Auto),
-            n => match n.parse() {
-                Ok(level) if (-7..=19).contains(&level) => Ok(Self::Fixed(level)),
-                _ => Err(Error::Usage(format!("compression `{n}`: give off, auto or a level from -7 to 19"))),
-            },
         }
     }
 }

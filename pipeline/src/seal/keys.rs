@@ -124,8 +124,8 @@ impl Secret {
 
     /// A passphrase from the content of a file or descriptor: one line end (`\n` or `\r\n`) after it is not part of
     /// it, everything else is.
-    pub fn passphrase_from_file(content: impl Into<Vec<u8>>) -> Self {
-        let mut text = Zeroizing::new(content.into());
+    pub fn passphrase_from_file(content: impl Into<Zeroizing<Vec<u8>>>) -> Self {
+        let mut text = content.into();
         if text.last() == Some(&b'\n') {
             text.pop();
             if text.last() == Some(&b'\r') {
@@ -139,8 +139,8 @@ impl Secret {
     ///
     /// # Errors
     /// [`Error::Usage`] when its size is outside of [`KEY_FILE_BYTES`].
-    pub fn key_file(content: impl Into<Vec<u8>>) -> Result<Self> {
-        let secret = Self::KeyFile(Zeroizing::new(content.into()));
+    pub fn key_file(content: impl Into<Zeroizing<Vec<u8>>>) -> Result<Self> {
+        let secret = Self::KeyFile(content.into());
         secret.check_size()?;
         Ok(secret)
     }

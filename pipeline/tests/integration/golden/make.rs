@@ -33,7 +33,7 @@ fn next() {
     let passphrase = b"a passphrase that is no secret\n";
     fs::write(folder.join("passphrase"), passphrase).unwrap();
     fs::write(folder.join("key-file"), noise(64, 64)).unwrap();
-    let bed = init(&folder, &Secret::passphrase_from_file(*passphrase), noise(64, 64));
+    let bed = init(&folder, &Secret::passphrase_from_file(passphrase.to_vec()), noise(64, 64));
 
     let (image, tree) = (bed.path("image"), bed.path("tree"));
     plant_image(&image);
