@@ -277,6 +277,7 @@ impl<'a> Run<'a> {
             fetched: Arc::new(Semaphore::new(
                 plan.fetch_bytes.max(fetch::LARGEST_FETCH) / usize::try_from(fetch::GRAIN).unwrap_or(1),
             )),
+            reads: Arc::new(Semaphore::new(fetch::READS)),
         };
         let damages = Damages::new(keep_going);
         Ok((Self { repository, progress, engine, plan, shared, damages }, index_warnings(&report)))

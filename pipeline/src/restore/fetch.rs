@@ -65,7 +65,14 @@ pub(crate) struct Shared {
     pub(crate) write_pace: Arc<Pace>,
     /// Bytes fetched and not yet opened, and who wants them; one permit for each [`GRAIN`].
     pub(crate) fetched: Arc<Semaphore>,
+    /// Reads in flight, one permit each: see [`READS`].
+    pub(crate) reads: Arc<Semaphore>,
 }
+
+/// Reads in flight at the same time. Bytes alone do not bound them: scattered small frames are thousands of reads to
+/// a few megabytes, and each is a request with a socket of its own. With [`super::tree::OPEN_FILES`] they stay below
+/// the usual limit of 1,024 descriptors.
+pub(crate) const READS: usize = 64;
 
 /// Bytes of memory that a want counts as: an entry with its path.
 const WANT: usize = 1 << 10;
@@ -163,9 +170,15 @@ impl<T: Send + 'static> Fetcher<T> {
             .block_on(Arc::clone(&self.shared.fetched).acquire_many_owned(grains))
             .map_err(|_| Error::Cancelled)?;
         self.shared.progress.waited_for(Station::Cpu, idle.elapsed());
+        let idle = Instant::now();
+        let reads = Arc::clone(&self.shared.reads).acquire_owned();
+        let read = self.shared.runtime.block_on(reads).map_err(|_| Error::Cancelled)?;
+        self.shared.progress.waited_for(Station::Store, idle.elapsed());
         let (store, done) = (Arc::clone(&self.shared.store), self.done.clone());
         self.shared.runtime.spawn(async move {
             let result = store.read(&fetch.pack.key(), fetch.range.clone()).await.map_err(Error::from);
+            // The store is done; that the bytes wait for a worker is what the grant counts.
+            drop(read);
             // Nobody listens only when the run has failed already.
             let _ = done.send(Ready::Fetched(Fetched { fetch, result, _grant: grant }));
         });

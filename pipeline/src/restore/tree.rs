@@ -28,7 +28,7 @@ use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress};
 
 /// Files that are open at the same time, at most: below the usual limit of 1,024 descriptors with room for the rest.
-const OPEN_FILES: usize = 256;
+pub(super) const OPEN_FILES: usize = 256;
 
 /// What of a tree is restored.
 #[derive(Debug)]

@@ -11,5 +11,6 @@ mod bed;
 mod block;
 mod damage;
 mod golden;
+mod restore;
 mod store;
 mod tree;
