@@ -226,15 +226,17 @@ impl<T: Send + 'static> Deliveries<T> {
         for frame in fetch.frames {
             let at = frame.at;
             let start = usize::try_from(u64::from(at.offset) - fetch.range.start).unwrap_or(usize::MAX);
-            let opened = match &stored {
-                Some(stored) => self.open(opener, &frame, &stored[start..start + at.stored as usize]),
-                // The pack or this part of it is gone: ask for this chunk alone, which also asks the index.
-                None => Err(Error::Cancelled),
+            let opened = stored
+                .as_ref()
+                .map(|stored| self.open(opener, &frame, &stored[start..start + at.stored as usize]));
+            let opened = match sound(opened)? {
+                Some(plain) => Ok(plain),
+                // Ask for this chunk alone, which also asks the index.
+                None => {
+                    let chunk = ChunkRef { hint: Some(at), ..frame.chunk };
+                    self.shared.loader.fetch(ObjectType::Data, &chunk).map(Bytes::from)
+                }
             };
-            let opened = opened.or_else(|_| {
-                let chunk = ChunkRef { hint: Some(at), ..frame.chunk };
-                self.shared.loader.fetch(ObjectType::Data, &chunk).map(Bytes::from)
-            });
             match opened {
                 Ok(plain) => {
                     for to in frame.to {
@@ -268,6 +270,15 @@ impl<T: Send + 'static> Deliveries<T> {
     }
 }
 
+/// The plaintext; nothing when there was nothing to open, or when another copy could make good what is wrong with it.
+fn sound(opened: Option<Result<Bytes>>) -> Result<Option<Bytes>> {
+    match opened {
+        Some(Ok(plain)) => Ok(Some(plain)),
+        Some(Err(error)) if !is_lost(&error) => Err(error),
+        Some(Err(_)) | None => Ok(None),
+    }
+}
+
 /// The same damage, for one more who wants the chunk.
 fn again(error: &Error, at: &Location) -> Error {
     match error {
@@ -275,5 +286,19 @@ fn again(error: &Error, at: &Location) -> Error {
             Error::Damaged { object: object.clone(), offset: *offset, what: what.clone() }
         }
         other => Error::damaged_at(at.pack.key(), u64::from(at.offset), other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_damage_asks_for_another_copy() {
+        assert_eq!(sound(Some(Ok(Bytes::from_static(b"x")))).unwrap().unwrap(), "x");
+        assert!(sound(None).unwrap().is_none());
+        assert!(sound(Some(Err(Error::damaged("packs/x", "bad tag")))).unwrap().is_none());
+        let internal = sound(Some(Err(Error::Internal("a bug".into()))));
+        assert!(matches!(internal, Err(Error::Internal(_))), "{internal:?}");
     }
 }
