@@ -117,6 +117,9 @@ pub(crate) struct Run<'a> {
     pub(crate) damages: Damages,
 }
 
+/// Plaintext buffers of a run, unless its workers need more: more would not make it faster.
+const MOST_BUFFERS: usize = 256;
+
 /// Where in the list of damages a file's are, by its device and inode.
 type Places = HashMap<(u64, u64), Vec<usize>>;
 
@@ -233,6 +236,12 @@ pub fn run(
     Ok(RestoreReport { engine, warnings, damages, skipped: progress.get(Counter::Skips), sampled })
 }
 
+/// Plaintext buffers of `chunk` bytes. Each worker holds one while opening and the others until they are written, so
+/// there are two for each, however many workers there are.
+fn buffers(plan: &Plan, chunk: usize) -> usize {
+    (plan.write_bytes / chunk).min(MOST_BUFFERS).max(2 * plan.workers)
+}
+
 impl<'a> Run<'a> {
     #[expect(clippy::too_many_arguments, reason = "each is used once, by name, in two places")]
     pub(crate) fn prepare(
@@ -261,8 +270,7 @@ impl<'a> Run<'a> {
         let (index, report) = runtime.block_on(open_index(repository, None, &[], &config))?;
         let index = Arc::new(index);
         let loader = loader(runtime, repository, &index, progress);
-        // Each worker holds one buffer while opening and the others until they are written.
-        let buffers = (plan.write_bytes / chunk).clamp(2 * plan.workers, 256);
+        let buffers = buffers(&plan, chunk);
         // Room for one frame of the largest size at least, or its fetch would wait for ever.
         let shared = fetch::Shared {
             store: Arc::clone(repository.store()),
@@ -301,5 +309,19 @@ impl<'a> Run<'a> {
 
     pub(crate) fn loader(&self) -> Arc<PageLoader> {
         Arc::clone(&self.shared.loader)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_workers_has_buffers() {
+        for workers in [1, 2, 128, 129, 1024] {
+            let plan = plan(64 << 30, workers, 1 << 20).unwrap();
+            assert_eq!(plan.workers, workers);
+            assert_eq!(buffers(&plan, 1 << 20), 256.max(2 * workers));
+        }
     }
 }
