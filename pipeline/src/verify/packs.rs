@@ -74,6 +74,7 @@ pub(super) fn read(
     progress.expect_total(chosen.iter().map(|(_, size)| size).sum());
     let next = AtomicUsize::new(0);
     let failure = FirstError::default();
+    // Only what is bad: most packs of a large repository are sound.
     let results: Mutex<Vec<(PackName, Found)>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..workers.max(1) {
@@ -86,6 +87,7 @@ pub(super) fn read(
                         .and_then(|()| check(runtime, repository, &mut opener, *name, *size, progress));
                     match failure.note(checked) {
                         None => return,
+                        Some(Ok(bad)) if bad.is_empty() => {}
                         Some(found) => {
                             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                             results.push((*name, found));
