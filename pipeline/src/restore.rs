@@ -269,7 +269,8 @@ impl<'a> Run<'a> {
         };
         let (index, report) = runtime.block_on(open_index(repository, None, &[], &config))?;
         let index = Arc::new(index);
-        let loader = loader(runtime, repository, &index, progress);
+        let fetch_pace = Arc::new(Pace::new(limits.upload_rate.clone()));
+        let loader = loader(runtime, repository, &index, progress, Some(Arc::clone(&fetch_pace)));
         let buffers = buffers(&plan, chunk);
         // Room for one frame of the largest size at least, or its fetch would wait for ever.
         let shared = fetch::Shared {
@@ -280,7 +281,7 @@ impl<'a> Run<'a> {
             failure: Arc::<FirstError>::default(),
             progress: Arc::clone(progress),
             pool: Pool::new(chunk.max(4096), buffers)?,
-            fetch_pace: Arc::new(Pace::new(limits.upload_rate.clone())),
+            fetch_pace,
             write_pace: Arc::new(Pace::new(limits.read_rate.clone())),
             fetched: Arc::new(Semaphore::new(
                 plan.fetch_bytes.max(fetch::LARGEST_FETCH) / usize::try_from(fetch::GRAIN).unwrap_or(1),

@@ -18,7 +18,7 @@ use crate::entry::{ChunkRef, Content, Entry, Extent, PageRef};
 use crate::error::{Error, Result};
 use crate::hash::ObjectType;
 use crate::index::{Index, IndexConfig};
-use crate::limits::{FILE_READ, Limits, plan};
+use crate::limits::{FILE_READ, Limits, Pace, plan};
 use crate::manifest::catalog::{self, Filter, What};
 use crate::manifest::{SnapshotKey, VolumeKind};
 use crate::pack::{Location, PackName, SessionId};
@@ -45,7 +45,7 @@ pub struct VerifyOptions {
     pub mode: Mode,
     /// Snapshots that must be there, by id or its beginning.
     pub expect: Vec<String>,
-    /// What the run may spend.
+    /// What the run may spend. The upload rate limits fetching; no disk is read that the read rate could limit.
     pub limits: Limits,
     /// Where to keep the index cache.
     pub cache_dir: Option<PathBuf>,
@@ -139,13 +139,15 @@ pub fn run(
 
     let mut packs = Packs { sizes: runtime.block_on(packs::list(repository))?, ..Packs::default() };
     report.packs = packs.sizes.len() as u64;
-    packs::read(runtime, repository, options.mode, plan.workers, progress, &mut packs, &mut report)?;
+    let pace = Arc::new(Pace::new(options.limits.upload_rate.clone()));
+    let reader = packs::Reader { runtime, repository, progress, pace: &pace };
+    reader.read(options.mode, plan.workers, &mut packs, &mut report)?;
     if options.mode == Mode::ReadData {
         runtime.block_on(records::read(repository, progress, &mut report))?;
     }
 
     let index = Arc::new(index);
-    let loader = loader(runtime, repository, &index, progress);
+    let loader = loader(runtime, repository, &index, progress, Some(pace));
     let mut walk = Walk { packs: &packs, index: &index, loader, progress, report: &mut report };
     for snapshot in &snapshots {
         walk.snapshot(snapshot)?;

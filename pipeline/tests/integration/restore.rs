@@ -1,13 +1,15 @@
-//! Restores under limits: how many reads, how much memory, how fast.
+//! Restores and verifications under limits: how many reads, how much memory, how fast.
 
 mod gauge;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tradewind_pipeline::backup::Source;
-use tradewind_pipeline::limits::Limits;
+use tradewind_pipeline::limits::{Limits, Rate};
+use tradewind_pipeline::progress::Progress;
 use tradewind_pipeline::store::local::LocalStore;
+use tradewind_pipeline::verify::{self, Mode, VerifyOptions};
 
 use self::gauge::Gauge;
 use crate::bed::{Bed, assert_same, engines, noise};
@@ -47,4 +49,21 @@ fn scattered_chunks_are_read_a_few_at_a_time() {
     assert_same(&sparse, &target);
     assert!(gauge.reads() > count as u64, "{} reads", gauge.reads());
     assert!(gauge.most() <= 64, "{} reads at the same time", gauge.most());
+}
+
+#[test]
+fn verify_fetches_at_the_rate_it_was_given() {
+    let bed = Bed::new(engines()[0]);
+    let source = bed.path("source");
+    std::fs::write(&source, noise(12 << 20, 1)).unwrap();
+    bed.backup(&source);
+    let limits = Limits { upload_rate: Rate::new(8 << 20), ..Limits::default() };
+    let cache_dir = Some(bed.path("cache"));
+    let options = VerifyOptions { mode: Mode::ReadData, expect: vec![], limits, cache_dir };
+    let start = Instant::now();
+    let progress = Arc::new(Progress::default());
+    let report = verify::run(bed.runtime.handle(), &bed.repository, &options, &progress).unwrap();
+    assert!(report.damages.is_empty() && report.checked > 12 << 20, "{report:?}");
+    // The last read of 4 MiB is not waited for.
+    assert!(start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
 }
