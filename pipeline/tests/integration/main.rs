@@ -13,4 +13,5 @@ mod damage;
 mod golden;
 mod restore;
 mod store;
+mod stream;
 mod tree;
