@@ -410,3 +410,25 @@ pub(crate) fn change_slot(
 pub(crate) fn remove_slot(context: &Context, repository: &Repository, slot: &str) -> Result<String> {
     context.wait(repository.inner.remove_key(slot))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_only_counted_has_no_place() {
+        let of = |is_tree, path: &[u8], len| {
+            let why = "damaged: packs/a: is missing".to_owned();
+            let damage = restore::Damage { path: path.to_vec(), offset: 0, len, why };
+            let Damage { lost, reason, .. } = restored(SessionId([1; 12]), is_tree, damage);
+            assert_eq!(reason, "packs/a: is missing");
+            (lost.path, lost.length_bytes)
+        };
+        assert_eq!(of(true, b"a/b", 5), (Some("a/b".to_owned()), Some(5)));
+        assert_eq!(of(true, b"a/b", 0), (Some("a/b".to_owned()), None));
+        // The page of the root takes the tree with it.
+        assert_eq!(of(true, b"", 5), (Some(String::new()), Some(5)));
+        assert_eq!(of(true, b"", 0), (None, None));
+        assert_eq!(of(false, b"", 5), (None, Some(5)));
+    }
+}
