@@ -146,7 +146,7 @@ mod tests {
     fn descriptors_are_raised_to_what_is_allowed() {
         let before = getrlimit(Resource::Nofile);
         let few = before.maximum.unwrap_or(1 << 20).min(512);
-        setrlimit(Resource::Nofile, Rlimit { current: Some(few), ..before.clone() }).unwrap();
+        setrlimit(Resource::Nofile, Rlimit { current: Some(few), ..before }).unwrap();
         raise_open_files();
         assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
         setrlimit(Resource::Nofile, before).unwrap();

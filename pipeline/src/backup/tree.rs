@@ -534,7 +534,7 @@ mod tests {
         let before = received.len();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                (0..drafts).for_each(|_| driver.draft(Draft::Entry(entry(attributes))).unwrap())
+                (0..drafts).for_each(|_| driver.draft(Draft::Entry(entry(attributes))).unwrap());
             });
             let mut waiting = usize::MAX;
             while waiting != received.len() {

@@ -87,8 +87,9 @@ pub(crate) fn write_content(run: &Run<'_>, content: &Content, size: u64, out: &m
             let _guard = FailOnPanic(Arc::clone(failure));
             failure.note(planner.plan(content));
         });
-        // Others stop at the first failure; dropped with `ordered`, what is under way gives its buffers back.
-        let written = Writer { run, turn: &turn, out }.write_all(ordered);
+        let written = Writer { run, turn: &turn, out }.write_all(&ordered);
+        // Others stop at the first failure, and nobody listens to them any more.
+        drop(ordered);
         failure.note(written)
     });
     failure.take()?;
@@ -269,7 +270,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Writes until nobody has more; returns the bytes written.
-    fn write_all(mut self, pieces: Receiver<Numbered>) -> Result<u64> {
+    fn write_all(mut self, pieces: &Receiver<Numbered>) -> Result<u64> {
         let mut early = BTreeMap::new();
         let (mut next, mut written) = (0, 0);
         loop {
