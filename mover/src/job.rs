@@ -237,7 +237,7 @@ pub(crate) fn restore(
     args: &RestoreArgs,
     tags: Tags,
     output: Option<std::fs::File>,
-) -> Result<(Restore, Vec<Damage>)> {
+) -> Result<(Restore, impl Iterator<Item = Damage> + use<>)> {
     let includes = Patterns::new(patterns(&args.includes)?)?;
     let Place { snapshot, path } = &args.place;
     let manifest = find(context, repository, snapshot, args.selection.volume.as_deref(), tags)?;
@@ -258,26 +258,34 @@ pub(crate) fn restore(
     let report = restore::run(context.handle(), &repository.inner, &manifest, options, &context.progress)?;
     warn(context, &report.warnings);
     let is_tree = manifest.kind == manifest::VolumeKind::Tree;
-    let lost = |d: restore::Damage| Damage {
-        lost: lost(Some(manifest.id), is_tree.then_some(&d.path), d.offset, d.len),
-        object: None,
-        // An error's text says it too.
-        reason: d.why.strip_prefix("damaged: ").map(str::to_owned).unwrap_or(d.why),
-    };
-    let damages: Vec<Damage> = report.damages.into_iter().map(lost).collect();
+    let damages = report.damages.len() as u64;
     let summary = Restore {
         command: "restore",
-        outcome: Outcome::of(damages.len() as u64, report.skipped),
+        outcome: Outcome::of(damages, report.skipped),
         snapshot: manifest.id.to_string(),
         volume: manifest.volume.as_bytes().into(),
         kind: kind(manifest.kind),
         target: args.target.to_string_lossy().into_owned(),
         counters: Counters::from(&*context.progress),
-        damages: damages.len() as u64,
+        damages,
         engine: used(&report.engine),
         elapsed_seconds: context.progress.elapsed().as_secs_f64(),
     };
-    Ok((summary, damages))
+    let id = manifest.id;
+    // One after the other, when they are written: they may be thousands.
+    Ok((summary, report.damages.into_iter().map(move |damage| restored(id, is_tree, damage))))
+}
+
+fn restored(snapshot: SessionId, is_tree: bool, damage: restore::Damage) -> Damage {
+    let restore::Damage { path, offset, len, why } = damage;
+    // What was only counted has no place.
+    let path = (is_tree && (len > 0 || !path.is_empty())).then_some(&path);
+    Damage {
+        lost: lost(Some(snapshot), path, offset, len),
+        object: None,
+        // An error's text says it too.
+        reason: why.strip_prefix("damaged: ").map(str::to_owned).unwrap_or(why),
+    }
 }
 
 fn lost(snapshot: Option<SessionId>, path: Option<&Vec<u8>>, offset: u64, len: u64) -> Lost {
@@ -296,7 +304,7 @@ pub(crate) fn verify(
     context: &Context,
     repository: &Repository,
     args: &VerifyArgs,
-) -> Result<(Verify, Vec<Damage>)> {
+) -> Result<(Verify, impl Iterator<Item = Damage> + use<>)> {
     let (mode, name) = match args.sample {
         Some(share) => (Mode::Sample(share), "sample"),
         None if args.read_data => (Mode::ReadData, "read_data"),
@@ -310,15 +318,10 @@ pub(crate) fn verify(
     };
     let report = verify::run(context.handle(), &repository.inner, &options, &context.progress)?;
     warn(context, &report.warnings);
-    let lost = |d: verify::Damage| Damage {
-        lost: lost(d.snapshot, d.path.as_ref(), d.offset, d.len),
-        object: Some(d.object),
-        reason: d.why,
-    };
-    let damages: Vec<Damage> = report.damages.into_iter().map(lost).collect();
+    let damages = report.damages.len() as u64;
     let summary = Verify {
         command: "verify",
-        outcome: Outcome::of(damages.len() as u64, 0),
+        outcome: Outcome::of(damages, 0),
         mode: name,
         sample: args.sample,
         snapshots: report.snapshots,
@@ -326,10 +329,15 @@ pub(crate) fn verify(
         chunks: report.chunks,
         checked_bytes: report.checked,
         counters: Counters::from(&*context.progress),
-        damages: damages.len() as u64,
+        damages,
         elapsed_seconds: context.progress.elapsed().as_secs_f64(),
     };
-    Ok((summary, damages))
+    let lost = |d: verify::Damage| Damage {
+        lost: lost(d.snapshot, d.path.as_ref(), d.offset, d.len),
+        object: Some(d.object),
+        reason: d.why,
+    };
+    Ok((summary, report.damages.into_iter().map(lost)))
 }
 
 // Keys
@@ -383,4 +391,26 @@ pub(crate) fn change_slot(
 /// Gives the name of the removed slot.
 pub(crate) fn remove_slot(context: &Context, repository: &Repository, slot: &str) -> Result<String> {
     context.wait(repository.inner.remove_key(slot))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_only_counted_has_no_place() {
+        let of = |is_tree, path: &[u8], len| {
+            let why = "damaged: packs/a: is missing".to_owned();
+            let damage = restore::Damage { path: path.to_vec(), offset: 0, len, why };
+            let Damage { lost, reason, .. } = restored(SessionId([1; 12]), is_tree, damage);
+            assert_eq!(reason, "packs/a: is missing");
+            (lost.path, lost.length_bytes)
+        };
+        assert_eq!(of(true, b"a/b", 5), (Some("a/b".to_owned()), Some(5)));
+        assert_eq!(of(true, b"a/b", 0), (Some("a/b".to_owned()), None));
+        // The page of the root takes the tree with it.
+        assert_eq!(of(true, b"", 5), (Some(String::new()), Some(5)));
+        assert_eq!(of(true, b"", 0), (None, None));
+        assert_eq!(of(false, b"", 5), (None, Some(5)));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tradewind_pipeline::limits::{DEFAULT_MEMORY, MIN_MEMORY};
 
 use crate::args::EngineArgs;
@@ -39,9 +40,23 @@ impl Limits {
     }
 }
 
+/// Sets up this process before anything runs.
+pub(crate) fn apply() {
+    raise_open_files();
+    refuse_huge_pages();
+}
+
+/// Takes as many descriptors as the system lets this process have. The soft limit is 1,024 in most places for the sake
+/// of programs that call `select`, which this one does not.
+fn raise_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where a sandbox forbids it, runs make do with what they have.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
 /// Keeps memory to what is used. Where every large allocation gets huge pages unasked, the few kilobytes in use of each
 /// would count in full, so this process has none then. Otherwise only buffers ask for them, which are used whole.
-pub(crate) fn apply() {
+fn refuse_huge_pages() {
     let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
     if unasked(&enabled.unwrap_or_default()) {
         // A hint: where it is not allowed, more memory is resident than was meant.
@@ -120,6 +135,16 @@ mod tests {
         rustix::thread::disable_transparent_huge_pages(true).unwrap();
         assert!(rustix::thread::transparent_huge_pages_are_disabled().unwrap());
         rustix::thread::disable_transparent_huge_pages(false).unwrap();
+    }
+
+    #[test]
+    fn descriptors_are_raised_to_what_is_allowed() {
+        let before = getrlimit(Resource::Nofile);
+        let few = before.maximum.unwrap_or(1 << 20).min(512);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(few), ..before }).unwrap();
+        raise_open_files();
+        assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
+        setrlimit(Resource::Nofile, before).unwrap();
     }
 
     fn hierarchy(files: &[(&str, &str)]) -> tempfile::TempDir {

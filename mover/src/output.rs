@@ -197,10 +197,10 @@ impl Output {
     }
 
     /// Damage that a run found and went on.
-    pub(crate) fn damages(&self, damages: &[Damage]) {
+    pub(crate) fn damages(&self, damages: impl IntoIterator<Item = Damage>) {
         for damage in damages {
-            self.screen.line(damage);
-            self.aside(damage);
+            self.screen.line(&damage);
+            self.aside(&damage);
         }
     }
 

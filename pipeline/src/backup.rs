@@ -15,6 +15,7 @@
 
 mod block;
 mod commit;
+mod held;
 mod parent;
 mod readahead;
 mod repair;
@@ -456,7 +457,7 @@ impl<'a> Run<'a> {
         &self,
         root: &Path,
         jobs: Sender<Job>,
-        drafts: Sender<tree::Draft>,
+        drafts: Sender<tree::Sent>,
         reads: &mut ReadAhead,
     ) -> Result<()> {
         let master = self.repository.master();

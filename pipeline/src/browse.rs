@@ -136,7 +136,7 @@ fn page_loader(
 ) -> Result<Arc<PageLoader>> {
     let config = IndexConfig { cache_dir: cache_dir.map(Path::to_owned), ..IndexConfig::default() };
     let (index, _) = runtime.block_on(open_index(repository, None, &[], &config))?;
-    Ok(loader(runtime, repository, &Arc::new(index), progress))
+    Ok(loader(runtime, repository, &Arc::new(index), progress, None))
 }
 
 fn tree_root(manifest: &Manifest) -> Result<PageRef> {

@@ -70,6 +70,22 @@ pub struct Entry {
     pub content: Content,
 }
 
+impl Entry {
+    /// Bytes of memory that it takes, as far as they depend on what is in it.
+    pub fn weight(&self) -> usize {
+        let pair =
+            |(name, value): &(Vec<u8>, Vec<u8>)| size_of::<(Vec<u8>, Vec<u8>)>() + name.len() + value.len();
+        let xattrs: usize = self.xattrs.iter().map(pair).sum();
+        let content = match &self.content {
+            Content::Empty => 0,
+            Content::Extents(extents) => size_of_val(&extents[..]),
+            Content::Paged(root) => size_of_val(&**root),
+        };
+        let target = if let EntryKind::Symlink { target } = &self.kind { target.len() } else { 0 };
+        size_of::<Self>() + self.path.len() + xattrs + content + target
+    }
+}
+
 /// A point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Time {

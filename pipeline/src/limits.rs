@@ -28,9 +28,9 @@ pub struct Limits {
     pub memory: u64,
     /// CPU workers.
     pub workers: usize,
-    /// Reading the source (writing the target on restore), bytes per second.
+    /// Reading the source (writing the target on restore; verify has neither), bytes per second.
     pub read_rate: Rate,
-    /// Sending to the store (fetching on restore), bytes per second.
+    /// Sending to the store (fetching on restore and verify), bytes per second.
     pub upload_rate: Rate,
 }
 

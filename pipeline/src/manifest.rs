@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chunk::valid_block_chunk;
 use crate::entry::PageRef;
 use crate::error::{Error, Result};
 use crate::pack::SessionId;
@@ -304,6 +305,11 @@ impl Manifest {
         }
     }
 
+    /// True when the sizes that the volume was cut with are within the bounds of the format.
+    fn has_possible_chunks(&self) -> bool {
+        self.block_chunk.is_none_or(valid_block_chunk) && self.cdc.is_none_or(|sizes| sizes.is_valid())
+    }
+
     /// True when the snapshot has each of `tags`.
     pub fn has_tags(&self, tags: &BTreeMap<String, String>) -> bool {
         tags.iter().all(|(k, v)| self.tags.get(k) == Some(v))
@@ -374,6 +380,10 @@ pub async fn read(repository: &Repository, at: SnapshotKey) -> Result<Option<Com
     let (id, commit) = match record {
         Record::Snapshot(m) if repository.volume_key(&m.volume) != at.volume => {
             return Err(Error::damaged(&key, "manifest of another volume"));
+        }
+        // Buffers are made by these sizes.
+        Record::Snapshot(m) if !m.has_possible_chunks() => {
+            return Err(Error::damaged(&key, "chunk sizes are beyond the format's bounds"));
         }
         Record::Snapshot(m) => (m.id, Commit::Snapshot(m)),
         Record::Tombstone(t) => (t.session, Commit::Tombstone(t)),

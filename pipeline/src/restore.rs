@@ -10,6 +10,7 @@
 //! Success is reported after everything is synced and a sample was read back from the disk.
 
 mod block;
+mod damages;
 mod device;
 pub(crate) mod fetch;
 pub(crate) mod plan;
@@ -18,16 +19,16 @@ pub(crate) mod stream;
 pub mod target;
 mod tree;
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+pub(crate) use damages::Damages;
+
 use crate::backup::{index_warnings, loader, open_index};
-use crate::entry::Entry;
 use crate::error::{Error, FirstError, Result};
 use crate::index::IndexConfig;
 use crate::io::{EngineChoice, EngineKind, Pool, Probe, probe};
@@ -82,7 +83,7 @@ pub struct RestoreOptions {
 /// Something that could not be restored because the repository is damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// Path in the tree, raw; empty for a block volume.
+    /// Path in the tree, raw; empty for a block volume, and with a length of 0 for what was only counted.
     pub path: Vec<u8>,
     /// First byte of the file or volume that is lost.
     pub offset: u64,
@@ -99,7 +100,8 @@ pub struct RestoreReport {
     pub engine: Probe,
     /// Things the user should know.
     pub warnings: Vec<String>,
-    /// What was lost; empty unless the run was told to keep going.
+    /// What was lost; empty unless the run was told to keep going. Neighbours that share a reason are one; beyond some
+    /// thousands there is one summary for each file, and then a count.
     pub damages: Vec<Damage>,
     /// Items and attributes that could not be restored for other reasons; each was also reported as skipped.
     pub skipped: u64,
@@ -117,75 +119,8 @@ pub(crate) struct Run<'a> {
     pub(crate) damages: Damages,
 }
 
-/// Where in the list of damages a file's are, by its device and inode.
-type Places = HashMap<(u64, u64), Vec<usize>>;
-
-/// Damages, collected by all workers.
-#[derive(Debug, Clone)]
-pub(crate) struct Damages {
-    list: Arc<Mutex<Vec<Damage>>>,
-    /// Places in the list of files with several names, by device and inode.
-    linked: Arc<Mutex<Places>>,
-    keep_going: bool,
-}
-
-impl Damages {
-    /// An empty list; without `keep_going` the first damage ends the run.
-    pub(crate) fn new(keep_going: bool) -> Self {
-        Self { list: Arc::default(), linked: Arc::default(), keep_going }
-    }
-
-    /// Notes damage.
-    ///
-    /// # Errors
-    /// `why` itself when the run is not to go on.
-    pub(crate) fn note(&self, path: &[u8], offset: u64, len: u64, why: Error) -> Result<()> {
-        if !self.keep_going {
-            return Err(why);
-        }
-        self.push(Damage { path: path.to_vec(), offset, len, why: why.to_string() });
-        Ok(())
-    }
-
-    fn push(&self, damage: Damage) -> usize {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.push(damage);
-        list.len() - 1
-    }
-
-    /// Notes damage to a file, which may have several names.
-    ///
-    /// # Errors
-    /// As [`Damages::note`].
-    pub(crate) fn note_file(&self, file: &Entry, offset: u64, len: u64, why: Error) -> Result<()> {
-        if !self.keep_going || file.links < 2 {
-            return self.note(&file.path, offset, len, why);
-        }
-        let at = self.push(Damage { path: file.path.clone(), offset, len, why: why.to_string() });
-        let mut linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
-        linked.entry((file.device, file.inode)).or_default().push(at);
-        Ok(())
-    }
-
-    /// Notes what was noted for another name of the same file.
-    pub(crate) fn note_link(&self, name: &Entry) {
-        let linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(places) = linked.get(&(name.device, name.inode)) else { return };
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        for at in places {
-            let first = list[*at].clone();
-            if first.path != name.path {
-                list.push(Damage { path: name.path.clone(), ..first });
-            }
-        }
-    }
-
-    fn take(&self) -> Vec<Damage> {
-        let mut list = std::mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner));
-        list.sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));
-        list
-    }
-}
+/// Plaintext buffers of a run, unless its workers need more: more would not make it faster.
+const MOST_BUFFERS: usize = 256;
 
 /// Restores `manifest`. Blocks; `runtime` carries the store's requests.
 ///
@@ -242,6 +177,12 @@ pub fn run(
     Ok(RestoreReport { engine, warnings, damages, skipped: progress.get(Counter::Skips), sampled })
 }
 
+/// Plaintext buffers of `chunk` bytes. Each worker holds one while opening and the others until they are written, so
+/// there are two for each, however many workers there are.
+fn buffers(plan: &Plan, chunk: usize) -> usize {
+    (plan.write_bytes / chunk).min(MOST_BUFFERS).max(2 * plan.workers)
+}
+
 impl<'a> Run<'a> {
     #[expect(clippy::too_many_arguments, reason = "each is used once, by name, in two places")]
     pub(crate) fn prepare(
@@ -269,9 +210,9 @@ impl<'a> Run<'a> {
         };
         let (index, report) = runtime.block_on(open_index(repository, None, &[], &config))?;
         let index = Arc::new(index);
-        let loader = loader(runtime, repository, &index, progress);
-        // Each worker holds one buffer while opening and the others until they are written.
-        let buffers = (plan.write_bytes / chunk).clamp(2 * plan.workers, 256);
+        let fetch_pace = Arc::new(Pace::new(limits.upload_rate.clone()));
+        let loader = loader(runtime, repository, &index, progress, Some(Arc::clone(&fetch_pace)));
+        let buffers = buffers(&plan, chunk);
         // Room for one frame of the largest size at least, or its fetch would wait for ever.
         let shared = fetch::Shared {
             store: Arc::clone(repository.store()),
@@ -281,11 +222,12 @@ impl<'a> Run<'a> {
             failure: Arc::<FirstError>::default(),
             progress: Arc::clone(progress),
             pool: Pool::new(chunk.max(4096), buffers)?,
-            fetch_pace: Arc::new(Pace::new(limits.upload_rate.clone())),
+            fetch_pace,
             write_pace: Arc::new(Pace::new(limits.read_rate.clone())),
             fetched: Arc::new(Semaphore::new(
                 plan.fetch_bytes.max(fetch::LARGEST_FETCH) / usize::try_from(fetch::GRAIN).unwrap_or(1),
             )),
+            reads: Arc::new(Semaphore::new(fetch::READS)),
         };
         let damages = Damages::new(keep_going);
         Ok((Self { repository, progress, engine, plan, shared, damages }, index_warnings(&report)))
@@ -309,5 +251,19 @@ impl<'a> Run<'a> {
 
     pub(crate) fn loader(&self) -> Arc<PageLoader> {
         Arc::clone(&self.shared.loader)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_workers_has_buffers() {
+        for workers in [1, 2, 128, 129, 1024] {
+            let plan = plan(64 << 30, workers, 1 << 20).unwrap();
+            assert_eq!(plan.workers, workers);
+            assert_eq!(buffers(&plan, 1 << 20), 256.max(2 * workers));
+        }
     }
 }

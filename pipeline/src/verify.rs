@@ -18,9 +18,9 @@ use crate::entry::{ChunkRef, Content, Entry, Extent, PageRef};
 use crate::error::{Error, Result};
 use crate::hash::ObjectType;
 use crate::index::{Index, IndexConfig};
-use crate::limits::{FILE_READ, Limits, plan};
+use crate::limits::{FILE_READ, Limits, Pace, plan};
 use crate::manifest::catalog::{self, Filter, What};
-use crate::manifest::{Manifest, SnapshotKey, VolumeKind};
+use crate::manifest::{SnapshotKey, VolumeKind};
 use crate::pack::{Location, PackName, SessionId};
 use crate::page::load::{PageLoader, is_lost};
 use crate::page::walk::{EntryWalk, ExtentWalk};
@@ -45,7 +45,7 @@ pub struct VerifyOptions {
     pub mode: Mode,
     /// Snapshots that must be there, by id or its beginning.
     pub expect: Vec<String>,
-    /// What the run may spend.
+    /// What the run may spend. The upload rate limits fetching; no disk is read that the read rate could limit.
     pub limits: Limits,
     /// Where to keep the index cache.
     pub cache_dir: Option<PathBuf>,
@@ -139,37 +139,52 @@ pub fn run(
 
     let mut packs = Packs { sizes: runtime.block_on(packs::list(repository))?, ..Packs::default() };
     report.packs = packs.sizes.len() as u64;
-    packs::read(runtime, repository, options.mode, plan.workers, progress, &mut packs, &mut report)?;
+    let pace = Arc::new(Pace::new(options.limits.upload_rate.clone()));
+    let reader = packs::Reader { runtime, repository, progress, pace: &pace };
+    reader.read(options.mode, plan.workers, &mut packs, &mut report)?;
     if options.mode == Mode::ReadData {
         runtime.block_on(records::read(repository, progress, &mut report))?;
     }
 
     let index = Arc::new(index);
-    let loader = loader(runtime, repository, &index, progress);
+    let loader = loader(runtime, repository, &index, progress, Some(pace));
     let mut walk = Walk { packs: &packs, index: &index, loader, progress, report: &mut report };
-    for manifest in &snapshots {
-        let object = SnapshotKey { volume: repository.volume_key(&manifest.volume), id: manifest.id }.key();
-        walk.snapshot(manifest, &object)?;
+    for snapshot in &snapshots {
+        walk.snapshot(snapshot)?;
     }
     orphans(&packs, &mut report);
     Ok(report)
 }
 
-/// Lists the manifests; what is wrong with the list itself goes into the report.
+/// What is needed of a manifest: a whole one may list a thousand skipped items.
+#[derive(Debug)]
+struct Listed {
+    at: SnapshotKey,
+    kind: VolumeKind,
+    root: Option<PageRef>,
+}
+
+/// Lists the manifests, oldest first; what is wrong with the list itself goes into the report.
 async fn manifests(
     repository: &Repository,
     options: &VerifyOptions,
     report: &mut VerifyReport,
-) -> Result<Vec<Box<Manifest>>> {
-    let mut snapshots = Vec::new();
-    for listed in catalog::list(repository, &Filter::default()).await? {
-        match listed.what {
-            What::Snapshot(manifest) => snapshots.push(manifest),
-            What::Damaged(why) => {
-                report.damages.push(whole(listed.at.map(|at| at.id), listed.key, why.to_string()));
+) -> Result<Vec<Listed>> {
+    let (mut snapshots, mut damaged) = (Vec::new(), Vec::new());
+    catalog::visit(repository, &Filter::default(), &mut |listed| {
+        match (listed.what, listed.at) {
+            (What::Snapshot(m), Some(at)) => snapshots.push(Listed { at, kind: m.kind, root: m.root }),
+            (What::Snapshot(_), None) => {
+                return Err(Error::Internal("a snapshot without a key".into()));
             }
+            (What::Damaged(why), at) => damaged.push(whole(at.map(|at| at.id), listed.key, why)),
         }
-    }
+        Ok(())
+    })
+    .await?;
+    snapshots.sort_unstable_by_key(|listed| (listed.at.id, listed.at.volume));
+    damaged.sort_by_key(|damage| (damage.snapshot, damage.object.clone()));
+    report.damages.extend(damaged);
     report.snapshots = snapshots.len() as u64;
     for missing in catalog::check_chain(repository, None).await?.missing {
         let why = format!("is missing: snapshot {} names it as its predecessor", missing.named_by);
@@ -212,10 +227,12 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn snapshot(&mut self, manifest: &Manifest, object: &str) -> Result<()> {
-        let id = manifest.id;
-        match (manifest.root, manifest.kind) {
-            (None, _) => self.report.damages.push(whole(Some(id), object.into(), "has no root".into())),
+    fn snapshot(&mut self, snapshot: &Listed) -> Result<()> {
+        let id = snapshot.at.id;
+        match (snapshot.root, snapshot.kind) {
+            (None, _) => {
+                self.report.damages.push(whole(Some(id), snapshot.at.key(), "has no root".into()));
+            }
             (Some(root), VolumeKind::Block) => self.extents(id, None, root)?,
             (Some(root), VolumeKind::Tree) => {
                 let mut walk = EntryWalk::forwards(Arc::clone(&self.loader), root);
@@ -342,5 +359,15 @@ impl Walk<'_> {
             offset,
             len,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_costs_what_the_architecture_says() {
+        assert!(size_of::<Listed>() <= 192, "{}", size_of::<Listed>());
     }
 }

@@ -5,8 +5,12 @@ use clap::Args;
 use super::run::EngineArgs;
 use super::values;
 
-/// Arguments of `verify`.
+/// Arguments of `verify`. Limits and engine are those of every run, so that scripts can give the same to each; what
+/// is about disks has no effect here, and the help says so.
 #[derive(Debug, Args)]
+#[command(mut_arg("engine", |arg| arg.help("Accepted as for other runs, without effect: verify reads no disk")))]
+#[command(mut_arg("read_rate", |arg| arg.help("Accepted as for other runs, without effect: verify reads no disk")))]
+#[command(mut_arg("upload_rate", |arg| arg.help("Most bytes per second to fetch from the store, such as 50MiB")))]
 pub(crate) struct VerifyArgs {
     /// Read and check every byte, not only that everything is there
     #[arg(long, conflicts_with = "sample")]

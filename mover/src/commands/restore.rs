@@ -19,7 +19,7 @@ pub(super) fn run(global: &Global, args: &RestoreArgs, output: &Arc<Output>) -> 
     let stdout = args.is_stdout().then(data_output).transpose()?;
     let (summary, damages) =
         context.watched("restore", || job::restore(&context, &repository, args, tags, stdout))?;
-    output.damages(&damages);
+    output.damages(damages);
     output.report(&summary)?;
     Ok(summary.outcome)
 }

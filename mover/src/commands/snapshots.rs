@@ -18,8 +18,9 @@ pub(super) fn run(global: &Global, args: &SnapshotsArgs, output: &Arc<Output>) -
     let context = Context::new(global, Limits::small(), output)?;
     let repository = job::open(&context)?;
     let (snapshots, damages) = job::snapshots(&context, &repository, args.selection.volume.as_deref(), tags)?;
-    output.damages(&damages);
+    let lost = damages.len() as u64;
+    output.damages(damages);
     let repository = context.settings.repository.clone();
     output.result(&Snapshots { command: "snapshots", repository, snapshots })?;
-    Ok(Outcome::of(damages.len() as u64, 0))
+    Ok(Outcome::of(lost, 0))
 }

@@ -15,7 +15,7 @@ pub(super) fn run(global: &Global, args: &VerifyArgs, output: &Arc<Output>) -> R
     let context = Context::new(global, Limits::chosen(&args.engine), output)?;
     let repository = job::open(&context)?;
     let (summary, damages) = context.watched("verify", || job::verify(&context, &repository, args))?;
-    output.damages(&damages);
+    output.damages(damages);
     output.report(&summary)?;
     Ok(summary.outcome)
 }

@@ -8,6 +8,7 @@ use super::{BackupOptions, ParentChoice};
 use crate::entry::{ChunkRef, Content, Extent};
 use crate::error::{Error, Result};
 use crate::index::Index;
+use crate::limits::Pace;
 use crate::manifest::catalog::{self, Filter};
 use crate::manifest::{Manifest, VolumeKind, VolumeName};
 use crate::pack::PackName;
@@ -105,7 +106,7 @@ impl Parent {
         progress: &Arc<Progress>,
     ) -> Option<Extents> {
         let manifest = self.manifest.as_ref().filter(|m| m.block_chunk == Some(chunk))?;
-        let walk = ExtentWalk::new(loader(runtime, repository, index, progress), manifest.root?);
+        let walk = ExtentWalk::new(loader(runtime, repository, index, progress, None), manifest.root?);
         Some(Extents { walk: Some(walk), lost: Arc::clone(&self.lost), index: Arc::clone(index) })
     }
 
@@ -118,7 +119,7 @@ impl Parent {
         progress: &Arc<Progress>,
     ) -> Option<tree::Parent<'a>> {
         let root = self.manifest.as_ref()?.root?;
-        let mut cursor = Some(EntryCursor::new(loader(runtime, repository, index, progress), root));
+        let mut cursor = Some(EntryCursor::new(loader(runtime, repository, index, progress, None), root));
         let (lost, index) = (Arc::clone(&self.lost), Arc::clone(index));
         Some(Box::new(move |path| {
             let Some(entries) = &mut cursor else { return Ok(None) };
@@ -162,12 +163,13 @@ impl Extents {
     }
 }
 
-/// A page loader for `repository`.
+/// A page loader for `repository`, which fetches at `pace`, if there is one.
 pub(crate) fn loader(
     runtime: &Handle,
     repository: &Repository,
     index: &Arc<Index>,
     progress: &Arc<Progress>,
+    pace: Option<Arc<Pace>>,
 ) -> Arc<PageLoader> {
     let opener = Opener::new(repository.master().clone(), repository.hasher().clone(), repository.epoch());
     Arc::new(PageLoader::new(
@@ -176,5 +178,6 @@ pub(crate) fn loader(
         opener,
         runtime.clone(),
         Arc::clone(progress),
+        pace,
     ))
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Receiver, Sender};
 
+use super::held::{Budget, Held};
 use super::readahead::ReadAhead;
 use super::ticket::{Answer, Outcome, Ticket, ticket};
 use super::work::{Job, Lane};
@@ -41,6 +42,13 @@ const BUNDLE_DRAFTS: usize = 512;
 /// Drafts that may wait for the page writer.
 pub(super) const DRAFTS: usize = 2048;
 
+/// Entries of up to this many bytes are drafts without a share of [`HEAVY`]: [`DRAFTS`] of them are granted anyway.
+const LIGHT: usize = 4 << 10;
+
+/// Bytes that heavier entries may take while they wait for the page writer, but for one that is alone: those with large
+/// attributes.
+const HEAVY: usize = 4 << 20;
+
 /// Extents that an entry holds itself; files with more have pages of their own.
 const INLINE_EXTENTS: usize = 64;
 
@@ -61,6 +69,9 @@ pub(super) enum Draft {
     /// Another link to a file that was remembered.
     Link(Box<Entry>),
 }
+
+/// A draft on its way, and the memory it takes beyond the ordinary.
+pub(super) type Sent = (Draft, Option<Held>);
 
 /// A stretch of a file.
 #[derive(Debug)]
@@ -117,7 +128,8 @@ pub(super) struct Driver<'a> {
     cutter: Cutter,
     boundary: [u8; 32],
     jobs: Sender<Job>,
-    drafts: Sender<Draft>,
+    drafts: Sender<Sent>,
+    heavy: Budget,
     progress: Arc<Progress>,
     bundle: Option<Bundle>,
     links: Recent<Stamp>,
@@ -163,10 +175,11 @@ impl<'a> Driver<'a> {
         cutter: Cutter,
         boundary: [u8; 32],
         jobs: Sender<Job>,
-        drafts: Sender<Draft>,
+        drafts: Sender<Sent>,
         progress: Arc<Progress>,
     ) -> Self {
-        Self { root, cutter, boundary, jobs, drafts, progress, bundle: None, links: Recent::default() }
+        let (heavy, bundle, links) = (Budget::new(HEAVY), None, Recent::default());
+        Self { root, cutter, boundary, jobs, drafts, heavy, progress, bundle, links }
     }
 
     /// Deals with one entry; large files are read with `reads`.
@@ -364,7 +377,26 @@ impl<'a> Driver<'a> {
                 self.close_bundle()?;
             }
         }
-        self.drafts.send(draft).map_err(|_| Error::Cancelled)
+        let held = self.hold(&draft)?;
+        self.drafts.send((draft, held)).map_err(|_| Error::Cancelled)
+    }
+
+    /// Memory for a draft with a heavy entry: the walk's grant for its attributes ends when the walk goes on, but the
+    /// draft waits for the page writer.
+    fn hold(&mut self, draft: &Draft) -> Result<Option<Held>> {
+        let weight = match draft {
+            Draft::Entry(entry) | Draft::File(entry, _) | Draft::Link(entry) => entry.weight(),
+            Draft::Piece(_) | Draft::Abandon => return Ok(None),
+        };
+        if weight <= LIGHT {
+            return Ok(None);
+        }
+        if let Some(held) = self.heavy.try_take(weight) {
+            return Ok(Some(held));
+        }
+        // The page writer may wait for the open bundle: it must be handed out before anyone waits for the page writer.
+        self.close_bundle()?;
+        Ok(Some(self.heavy.take(weight)))
     }
 }
 
@@ -377,13 +409,13 @@ fn length(bytes: usize) -> Result<u32> {
 /// # Errors
 /// [`Error::Cancelled`] when the run failed elsewhere, or what storing a page fails with.
 pub(super) fn write_pages(
-    drafts: &Receiver<Draft>,
+    drafts: &Receiver<Sent>,
     mut entries: EntryWriter,
     lane: &mut Lane,
 ) -> Result<PageRef> {
     let mut extents = Extents::default();
     let mut links: Recent<Content> = Recent::default();
-    for draft in drafts {
+    for (draft, _held) in drafts {
         match draft {
             Draft::Entry(entry) => entries.push(&entry, lane)?,
             Draft::Piece(piece) => extents.push(piece, lane)?,
@@ -463,5 +495,70 @@ fn append(pages: &mut ExtentWriter, extent: &Extent, lane: &mut Lane) -> Result<
     match extent {
         Extent::Hole { len } => pages.hole(*len, lane),
         Extent::Chunk { chunk, len, .. } => pages.chunk(*chunk, u64::from(*len), lane),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::Sizes;
+    use crate::entry::EntryKind;
+    use crate::seal::MasterKey;
+
+    fn entry(attributes: usize) -> Box<Entry> {
+        Box::new(Entry {
+            path: b"file".to_vec(),
+            kind: EntryKind::File,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            ctime: Time::default(),
+            size: 0,
+            inode: 0,
+            device: 0,
+            links: 1,
+            flags: 0,
+            xattrs: vec![(b"user.x".to_vec(), vec![0; attributes])],
+            content: Content::Empty,
+        })
+    }
+
+    /// What waits for a page writer that is late, after `drafts` entries with so many bytes of attributes.
+    fn waiting(drafts: usize, attributes: usize) -> usize {
+        let (jobs, work) = crossbeam_channel::unbounded();
+        let (sent, received) = crossbeam_channel::bounded(DRAFTS);
+        let cutter = Cutter::new(&MasterKey::from_bytes([0; 32]), Sizes::FILES);
+        let mut driver = Driver::new(Path::new("/"), cutter, [0; 32], jobs, sent, Arc::default());
+        driver.bundle(b"bytes of a small file").unwrap();
+        let before = received.len();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                (0..drafts).for_each(|_| driver.draft(Draft::Entry(entry(attributes))).unwrap());
+            });
+            let mut waiting = usize::MAX;
+            while waiting != received.len() {
+                waiting = received.len();
+                std::thread::sleep(std::time::Duration::from_millis(300));
+            }
+            if waiting < before + drafts {
+                // The page writer waits for this.
+                assert_eq!(work.len(), 1);
+            }
+            assert_eq!(received.iter().count(), before + drafts);
+            waiting - before
+        })
+    }
+
+    #[test]
+    fn drafts_hold_a_bounded_amount_of_attributes() {
+        assert_eq!(waiting(300, 1000), 300);
+        let waiting = waiting(300, 60 << 10);
+        assert!((60..70).contains(&waiting), "{waiting}");
+    }
+
+    #[test]
+    fn an_entry_larger_than_all_that_may_wait_goes_alone() {
+        assert_eq!(waiting(5, HEAVY + 1), 1);
     }
 }

@@ -268,3 +268,30 @@ async fn a_commit_and_a_fence_race_on_a_real_store() {
     let listed = catalog::list(&repository, &Filter::default()).await.unwrap();
     assert_eq!(ids(&listed).len(), committed);
 }
+
+#[tokio::test]
+async fn chunk_sizes_that_no_buffer_can_be_made_for_are_damage() {
+    let (_, repository) = TestStore::repository().await;
+    let fine = CdcSizes { min: 128 << 10, average: 512 << 10, max: 2 << 20 };
+    let cases = [
+        (Some(256 << 10), None, true),
+        (None, Some(fine), true),
+        (Some(0), None, false),
+        (Some(3 << 20), None, false),
+        (Some(1 << 31), None, false),
+        (None, Some(CdcSizes { max: 0, ..fine }), false),
+        (None, Some(CdcSizes { max: u32::MAX, ..fine }), false),
+        (None, Some(CdcSizes { min: 0, ..fine }), false),
+    ];
+    for (block_chunk, cdc, sound) in cases {
+        let session = Session::open(&repository, &volume("v")).await.unwrap();
+        let mut manifest = Box::new(Manifest::new(volume("v"), VolumeKind::Tree, None, 0));
+        (manifest.block_chunk, manifest.cdc) = (block_chunk, cdc);
+        let Committed::Done(manifest) = session.commit(manifest).await.unwrap() else { panic!("overtaken") };
+        match read(&repository, at(&repository, &manifest)).await {
+            Ok(Some(Commit::Snapshot(_))) => assert!(sound, "{block_chunk:?} {cdc:?}"),
+            Err(error) => assert!(!sound && error.kind() == Kind::Damage, "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

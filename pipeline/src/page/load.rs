@@ -8,6 +8,7 @@ use crate::entry::ChunkRef;
 use crate::error::{Error, Result};
 use crate::hash::{Id, ObjectType};
 use crate::index::Index;
+use crate::limits::Pace;
 use crate::pack::reader::{Opener, read_frame};
 use crate::pack::{Location, PackName};
 use crate::progress::Progress;
@@ -22,6 +23,7 @@ pub struct PageLoader {
     index: Arc<Index>,
     runtime: tokio::runtime::Handle,
     progress: Arc<Progress>,
+    pace: Option<Arc<Pace>>,
     opener: Mutex<Opener>,
     cache: Mutex<Cache>,
 }
@@ -40,15 +42,16 @@ struct Cache {
 }
 
 impl PageLoader {
-    /// A loader for a repository's store, index and keys.
+    /// A loader for a repository's store, index and keys, which fetches at `pace`, if there is one.
     pub fn new(
         store: Arc<dyn Store>,
         index: Arc<Index>,
         opener: Opener,
         runtime: tokio::runtime::Handle,
         progress: Arc<Progress>,
+        pace: Option<Arc<Pace>>,
     ) -> Self {
-        Self { store, index, runtime, progress, opener: Mutex::new(opener), cache: Mutex::default() }
+        Self { store, index, runtime, progress, pace, opener: Mutex::new(opener), cache: Mutex::default() }
     }
 
     /// The plaintext of a page.
@@ -99,6 +102,9 @@ impl PageLoader {
     }
 
     fn fetch_at(&self, kind: ObjectType, id: &Id, at: &Location) -> Result<Vec<u8>> {
+        if let Some(pace) = &self.pace {
+            pace.wait(at.stored.into(), &self.progress)?;
+        }
         let stored = self.runtime.block_on(read_frame(&*self.store, kind, at))?;
         let mut out = vec![0; at.length as usize];
         let mut opener = self.opener.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,6 +19,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chunk::valid_block_chunk;
 use crate::error::{Error, Result};
 use crate::seal::MasterKey;
 
@@ -99,6 +100,13 @@ pub struct CdcSizes {
     pub max: u32,
 }
 
+impl CdcSizes {
+    /// True when a reader is built to bear them: 4 KiB <= minimum < average < maximum <= 4 MiB.
+    pub fn is_valid(&self) -> bool {
+        4 << 10 <= self.min && self.min < self.average && self.average < self.max && self.max <= 4 << 20
+    }
+}
+
 /// Defaults of new snapshots. What an existing snapshot was cut with is in its manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameters {
@@ -126,14 +134,14 @@ impl Parameters {
     /// # Errors
     /// A text that says which value is outside of which bounds.
     pub fn check(&self) -> Result<(), String> {
-        if !self.block_chunk.is_power_of_two() || !(16 << 10..=4 << 20).contains(&self.block_chunk) {
+        if !valid_block_chunk(self.block_chunk) {
             return Err(format!(
                 "block chunk size {}: give a power of two from 16 KiB to 4 MiB",
                 self.block_chunk
             ));
         }
-        let CdcSizes { min, average, max } = self.cdc;
-        if !(4 << 10 <= min && min < average && average < max && max <= 4 << 20) {
+        if !self.cdc.is_valid() {
+            let CdcSizes { min, average, max } = self.cdc;
             return Err(format!(
                 "chunk sizes {min}/{average}/{max}: give 4 KiB <= minimum < average < maximum <= 4 MiB"
             ));

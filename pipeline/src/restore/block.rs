@@ -65,7 +65,7 @@ pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite
             };
             end = offset + item.len;
             match item.chunk {
-                Some(chunk) => fetcher.want(chunk, (offset, item.len))?,
+                Some(chunk) => fetcher.want(chunk, (offset, item.len), size_of::<Place>())?,
                 None => {
                     target.zero(offset, item.len)?;
                     run.progress.add(Counter::Holes, item.len);

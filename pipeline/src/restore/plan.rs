@@ -19,8 +19,12 @@ const GAP: u64 = 256 << 10;
 /// Most bytes of one read. Several are in flight, so larger ones would only need more memory.
 const READ: u64 = 4 << 20;
 
-/// Most wants in a window, of a few chunks or of many; bounds the planner's memory.
-pub(super) const WINDOW_WANTS: usize = 4096;
+/// Bytes of memory that a want counts as, at least: an entry with its path, and its place in the lists here.
+const WANT: usize = 1 << 10;
+
+/// Bytes of memory that the wants of a window may take, but for the one that passes it: 4,096 ordinary ones, or fewer
+/// with large attributes. Bounds the planner's memory.
+pub(super) const WINDOW_WEIGHT: usize = 4096 * WANT;
 
 /// A frame to open, and everyone who wants it.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub(crate) struct Frame<T> {
     pub(crate) at: Location,
     /// Who wants it.
     pub(crate) to: Vec<T>,
+    /// Bytes of memory that those take.
+    pub(crate) weight: usize,
 }
 
 /// One read of a pack.
@@ -50,7 +56,7 @@ pub(crate) struct Planner<T> {
     frames: Vec<Frame<T>>,
     by_id: HashMap<Id, usize>,
     bytes: u64,
-    wants: usize,
+    weight: usize,
 }
 
 /// A want that no pack is known to satisfy.
@@ -60,17 +66,19 @@ pub(crate) struct Unknown<T>(pub(crate) T);
 impl<T> Planner<T> {
     /// A planner with windows of about `window_bytes` of stored bytes.
     pub(crate) fn new(index: Arc<Index>, window_bytes: u64) -> Self {
-        Self { index, window_bytes, frames: vec![], by_id: HashMap::new(), bytes: 0, wants: 0 }
+        Self { index, window_bytes, frames: vec![], by_id: HashMap::new(), bytes: 0, weight: 0 }
     }
 
-    /// Adds a want; true when the window is full and should be taken.
+    /// Adds a want that takes `weight` bytes of memory; true when the window is full and should be taken.
     ///
     /// # Errors
     /// [`Unknown`] with the want when neither its hint nor the index knows a place.
-    pub(crate) fn want(&mut self, chunk: ChunkRef, to: T) -> Result<bool, Unknown<T>> {
+    pub(crate) fn want(&mut self, chunk: ChunkRef, to: T, weight: usize) -> Result<bool, Unknown<T>> {
+        let weight = weight.max(WANT);
         if let Some(frame) = self.by_id.get(&chunk.id).and_then(|n| self.frames.get_mut(*n)) {
             frame.to.push(to);
-            self.wants += 1;
+            frame.weight += weight;
+            self.weight += weight;
             return Ok(self.is_full());
         }
         let possible = |at: &Location| at.is_possible(ObjectType::Data);
@@ -79,21 +87,21 @@ impl<T> Planner<T> {
             return Err(Unknown(to));
         };
         self.by_id.insert(chunk.id, self.frames.len());
-        self.frames.push(Frame { chunk, at, to: vec![to] });
+        self.frames.push(Frame { chunk, at, to: vec![to], weight });
         self.bytes += u64::from(at.stored);
-        self.wants += 1;
+        self.weight += weight;
         Ok(self.is_full())
     }
 
     fn is_full(&self) -> bool {
-        self.bytes >= self.window_bytes || self.wants >= WINDOW_WANTS
+        self.bytes >= self.window_bytes || self.weight >= WINDOW_WEIGHT
     }
 
     /// The reads of the present window; the next one is empty.
     pub(crate) fn take(&mut self) -> Vec<Fetch<T>> {
         self.by_id.clear();
         self.bytes = 0;
-        self.wants = 0;
+        self.weight = 0;
         coalesce(std::mem::take(&mut self.frames))
     }
 }
@@ -123,13 +131,16 @@ fn coalesce<T>(mut frames: Vec<Frame<T>>) -> Vec<Fetch<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::open_index;
+    use crate::index::IndexConfig;
     use crate::pack::SessionId;
+    use crate::repository::test_store::TestStore;
     use crate::seal::Codec;
 
     fn frame(pack: u8, offset: u32, stored: u32) -> Frame<()> {
         let pack = PackName { id: [pack; 16], session: SessionId([0; 12]) };
         let at = Location { pack, slot: 0, offset, stored, length: stored, codec: Codec::Raw };
-        Frame { chunk: ChunkRef { id: Id([0; 32]), hint: None }, at, to: vec![()] }
+        Frame { chunk: ChunkRef { id: Id([0; 32]), hint: None }, at, to: vec![()], weight: WANT }
     }
 
     #[test]
@@ -154,6 +165,35 @@ mod tests {
                 (2, 0..10, 1),
             ]
         );
+    }
+
+    #[test]
+    fn a_window_is_full_by_what_its_wants_hold() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let index = runtime.block_on(async {
+            let (_, repository) = TestStore::repository().await;
+            open_index(&repository, None, &[], &IndexConfig::default()).await.unwrap().0
+        });
+        let mut planner = Planner::new(Arc::new(index), u64::MAX);
+        let mut fill = |weight: usize, same: bool| {
+            let mut wants = 1u32;
+            loop {
+                let id = Id([if same { 0 } else { wants.to_le_bytes()[0] }; 32]);
+                let mut at = frame(1, 64 + wants * 2048, 1024).at;
+                at.length -= 16;
+                let at = Some(at);
+                if planner.want(ChunkRef { id, hint: at }, (), weight).unwrap() {
+                    let held: usize =
+                        planner.take().iter().flat_map(|fetch| &fetch.frames).map(|f| f.weight).sum();
+                    return (wants, held);
+                }
+                wants += 1;
+            }
+        };
+        assert_eq!(fill(1, true), (4096, WINDOW_WEIGHT));
+        // Sixty kilobytes of attributes each.
+        assert_eq!(fill(64 << 10, false), (64, WINDOW_WEIGHT));
+        assert_eq!(fill(100 << 20, false), (1, 100 << 20));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +28,10 @@ use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress};
 
 /// Files that are open at the same time, at most: below the usual limit of 1,024 descriptors with room for the rest.
-const OPEN_FILES: usize = 256;
+pub(super) const OPEN_FILES: usize = 256;
+
+/// Bytes of memory that their entries may take, but for the one that passes it.
+const OPEN_BYTES: usize = 8 << 20;
 
 /// What of a tree is restored.
 #[derive(Debug)]
@@ -166,35 +169,56 @@ struct Open {
     left: AtomicU64,
 }
 
-/// Counts open files.
+/// Counts open files and what their entries take.
 #[derive(Debug, Default)]
 struct OpenFiles {
-    count: Mutex<usize>,
+    held: Mutex<Held>,
     closed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    files: usize,
+    bytes: usize,
+}
+
+impl Held {
+    fn is_full(&self) -> bool {
+        self.files >= OPEN_FILES || self.bytes >= OPEN_BYTES
+    }
 }
 
 impl OpenFiles {
     fn is_full(&self) -> bool {
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner) >= OPEN_FILES
+        self.held().is_full()
     }
 
-    fn add(&self) {
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remove(&self) {
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+    fn add(&self, entry: &Entry) {
+        let mut held = self.held();
+        held.files += 1;
+        held.bytes += entry.weight();
+    }
+
+    fn remove(&self, entry: &Entry) {
+        let mut held = self.held();
+        held.files -= 1;
+        held.bytes -= entry.weight();
+        drop(held);
         self.closed.notify_all();
     }
 
     /// Waits until there is room; the planner has handed everything out before.
     fn wait(&self, failure: &FirstError, progress: &Progress) -> Result<()> {
-        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        while *count >= OPEN_FILES {
+        let mut held = self.held();
+        while held.is_full() {
             failure.check()?;
             progress.check()?;
             let wait = Duration::from_millis(100);
-            count = self.closed.wait_timeout(count, wait).unwrap_or_else(PoisonError::into_inner).0;
+            held = self.closed.wait_timeout(held, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
     }
@@ -277,8 +301,9 @@ impl Planner<'_> {
         match (&entry.kind, &entry.content) {
             (EntryKind::File, Content::Extents(extents)) => match extents[..] {
                 [Extent::Chunk { chunk, skip, .. }] => {
+                    let weight = entry.weight();
                     let entry = Box::new(entry);
-                    self.fetcher.want(chunk, To::Whole { entry, skip })
+                    self.fetcher.want(chunk, To::Whole { entry, skip }, weight)
                 }
                 _ => self.parts(entry, false),
             },
@@ -297,7 +322,7 @@ impl Planner<'_> {
         if linked {
             self.target.remember_link(&entry)?;
         }
-        self.open.add();
+        self.open.add(&entry);
         let open = Arc::new(Open {
             entry,
             file: Arc::clone(file.file()),
@@ -349,7 +374,9 @@ impl Planner<'_> {
             }
             Extent::Chunk { chunk, skip, len } => {
                 open.left.fetch_add(1, AcqRel);
-                self.fetcher.want(chunk, To::Part { file: Arc::clone(open), offset, skip, len })
+                // The entry is counted with the open files.
+                let to = To::Part { file: Arc::clone(open), offset, skip, len };
+                self.fetcher.want(chunk, to, size_of::<To>())
             }
         }
     }
@@ -360,7 +387,7 @@ fn part_done(open: &Open, target: &TreeTarget<'_>, files: &OpenFiles) -> Result<
     if open.left.fetch_sub(1, AcqRel) > 1 {
         return Ok(());
     }
-    files.remove();
+    files.remove(&open.entry);
     match open.target.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(file) => target.finish_file(file, &open.entry),
         None => Err(Error::Internal("a file was finished twice".into())),

@@ -11,5 +11,7 @@ mod bed;
 mod block;
 mod damage;
 mod golden;
+mod restore;
 mod store;
+mod stream;
 mod tree;

@@ -17,7 +17,6 @@ use super::prefetch::{BATCH, Grant, Window};
 use super::spill::Spill;
 use super::stat::{self, Stat};
 use super::{Parent, TreeOptions};
-use crate::entry::{Entry, Extent};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -290,17 +289,8 @@ impl<'a> Walk<'a> {
 /// Bytes that an item takes until it is delivered.
 fn cost(item: &Item) -> usize {
     let parent = match &item.what {
-        What::Node { parent: Some(entry), .. } => size_of::<Entry>() + weight(entry),
+        What::Node { parent: Some(entry), .. } => entry.weight(),
         _ => 0,
     };
     size_of::<Item>() + item.path.len() + parent
-}
-
-fn weight(entry: &Entry) -> usize {
-    let xattrs: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-    let extents = match &entry.content {
-        crate::entry::Content::Extents(extents) => extents.len() * size_of::<Extent>(),
-        _ => 0,
-    };
-    entry.path.len() + xattrs + extents
 }
