@@ -1,8 +1,9 @@
 //! `tradewind cat`
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
-use tradewind_pipeline::Result;
+use tradewind_pipeline::{Error, Result};
 
 use super::{data_output, tags};
 use crate::args::{CatArgs, Global};
@@ -16,7 +17,13 @@ pub(super) fn run(global: &Global, args: &CatArgs, output: &Arc<Output>) -> Resu
     let tags = tags(&args.selection.tags)?;
     let context = Context::new(global, Limits::small(), output)?;
     let repository = job::open(&context)?;
-    let summary = job::cat(&context, &repository, args, tags, &mut data_output()?)?;
-    output.aside(&summary);
-    Ok(Outcome::Done)
+    match job::cat(&context, &repository, args, tags, &mut data_output()?) {
+        Ok(summary) => {
+            output.aside(&summary);
+            Ok(Outcome::Done)
+        }
+        // Whoever read it has seen enough, as in `tradewind cat latest:log | head`.
+        Err(Error::Target { source: Some(e), .. }) if e.kind() == ErrorKind::BrokenPipe => Ok(Outcome::Done),
+        Err(error) => Err(error),
+    }
 }

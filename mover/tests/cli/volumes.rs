@@ -301,3 +301,25 @@ fn every_skipped_item_is_named_in_a_log() {
     assert_eq!(restored.code, 3, "{}", restored.stderr);
     assert_eq!(restored.stderr.matches("skipped: device-").count(), 60, "{}", restored.stderr);
 }
+
+#[test]
+fn a_file_into_a_closed_pipe_ends_quietly_and_a_volume_does_not() {
+    let bed = Bed::new();
+    let image = bed.path("disk.img");
+    std::fs::write(&image, noise(8 << 20, 8)).unwrap();
+    assert_eq!(bed.run(&["backup", image.to_str().unwrap(), "--volume", "disk", "-q"]).code, 0);
+    for (words, code) in [(&["cat", "latest"][..], 0), (&["restore", "latest", "--target", "-", "-q"], 9)] {
+        let mut child = piped(&bed, words);
+        let mut first = [0; 1];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(code), "{words:?}: {said}");
+        assert_eq!(
+            (said.contains("standard output"), said.contains("panicked")),
+            (code == 9, false),
+            "{said}"
+        );
+    }
+}

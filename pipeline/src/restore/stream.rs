@@ -95,7 +95,7 @@ pub(crate) fn write_content(run: &Run<'_>, content: &Content, size: u64, out: &m
     failure.take()?;
     match written {
         Some(written) if written == size => {
-            out.flush().map_err(|e| Error::target_io(Path::new("-"), "cannot write", e))
+            out.flush().map_err(|e| Error::target_io(Path::new("standard output"), "cannot be written", e))
         }
         written => {
             let written = written.unwrap_or_default();
@@ -322,6 +322,8 @@ impl Writer<'_> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(|e| Error::target_io(Path::new("-"), "cannot write", e))
+        self.out
+            .write_all(bytes)
+            .map_err(|e| Error::target_io(Path::new("standard output"), "cannot be written", e))
     }
 }
