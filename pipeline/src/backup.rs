@@ -40,7 +40,8 @@ use crate::index::{Index, IndexConfig, MAX_RECORDS, SyncReport};
 use crate::io::{EngineChoice, Pool, Probe, probe};
 use crate::limits::{BLOCK_READ, FILE_READ, Limits, Plan, plan};
 use crate::manifest::{
-    self, Commit, Counts, Manifest, SkippedItem, SnapshotKey, Statistics, VolumeKind, VolumeName, catalog,
+    self, Commit, Counts, Manifest, SnapshotKey, Statistics, VolumeKind, VolumeName, catalog,
+    skipped::SkippedItems,
 };
 use crate::pack::upload::Uploads;
 use crate::pack::{Class, SessionId};
@@ -135,9 +136,6 @@ pub struct BackupReport {
     pub statistics: Statistics,
 }
 
-/// Skipped items that go into the manifest.
-const SKIPPED_KEPT: usize = manifest::MAX_SKIPPED_ITEMS;
-
 /// Threads that look at files ahead of the driver. More than the CPUs, because they wait for the disk.
 const PREFETCH: usize = 8;
 
@@ -224,7 +222,7 @@ struct Run<'a> {
     flush: Arc<tokio::sync::Notify>,
     warnings: Vec<String>,
     leftovers: Vec<Leftover>,
-    skipped: Arc<Mutex<Vec<SkippedItem>>>,
+    skipped: Arc<Mutex<SkippedItems>>,
     local_started_ms: u64,
 }
 
@@ -296,13 +294,11 @@ impl<'a> Run<'a> {
             })?,
             None => false,
         };
-        let skipped = Arc::new(Mutex::new(Vec::new()));
+        let skipped: Arc<Mutex<SkippedItems>> = Arc::default();
         let kept = Arc::clone(&skipped);
         progress.on_skip(move |item: &Skipped| {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() < SKIPPED_KEPT {
-                kept.push(SkippedItem { path: item.path.clone().into(), reason: item.reason.clone() });
-            }
+            kept.keep(&item.path, &item.reason);
         });
         Ok(Self {
             runtime,

@@ -80,7 +80,9 @@ impl Run<'_> {
         };
         manifest.tags = self.options.tags.clone();
         manifest.skipped = count(Counter::Skips);
-        manifest.skipped_items = self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        manifest.skipped_items = skipped.items().to_vec();
+        drop(skipped);
         manifest.statistics = Statistics {
             read: count(Counter::Read),
             holes: count(Counter::Holes),

@@ -168,6 +168,10 @@ impl Index {
             let stored = match self.store.read_all(&key, MAX_STORED).await {
                 Ok(stored) => stored,
                 Err(e) if e.kind == StoreErrorKind::NotFound => continue,
+                Err(e) if e.kind == StoreErrorKind::OutOfRange => {
+                    damaged.push((key, e.message));
+                    continue;
+                }
                 Err(e) => return Err(e.into()),
             };
             match Segment::open(&self.master, &name, &stored) {

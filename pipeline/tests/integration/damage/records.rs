@@ -19,18 +19,21 @@ use crate::bed::secret;
 /// Does something to the object at a path.
 type Harm<'a> = Box<dyn Fn(&Path) + 'a>;
 
-/// Flipped bits all over an object, cuts, and nothing left of it.
+/// Flipped bits all over an object, cuts, and more of it than any reader takes.
 fn harms(path: &Path) -> Vec<Harm<'static>> {
     let size = usize::try_from(fs::metadata(path).unwrap().len()).unwrap();
     let mut all: Vec<Harm<'static>> = vec![];
     for at in [0, 9, 11, 14, 25, size / 2, size - 17, size - 1] {
         all.push(Box::new(move |p| flip(p, at)));
     }
-    for to in [0, 10, size / 2, size - 1] {
+    for to in [0, 10, size / 2, size - 1, TOO_LARGE] {
         all.push(Box::new(move |p| cut(p, to as u64)));
     }
     all
 }
+
+/// More than readers take of any record.
+const TOO_LARGE: usize = 17 << 20;
 
 fn second() -> Secret {
     Secret::KeyFile(vec![8; 64].into())
@@ -276,4 +279,26 @@ fn damaged_lists_of_condemned_packs_stop_writers_and_not_readers() {
     opened.does_not_back_up();
     opened.all_restore();
     assert_eq!(original.harmed("gc/00000001/condemned", delete).open().backs_up(), [""; 0]);
+}
+
+#[test]
+fn garbage_in_a_manifests_place_stops_nobody() {
+    let original = Original::new();
+    let volume = VolumeName::new("another").unwrap();
+    let own = VolumeName::new("tree").unwrap();
+    for (volume, id) in [(volume, 0xFF), (own, 0x01)] {
+        let at = SnapshotKey { volume: original.bed.repository.volume_key(&volume), id: SessionId([id; 12]) };
+        for size in [100_000, TOO_LARGE] {
+            let opened = original.harmed("config", |_| {}).open();
+            let path = opened.bed.path("repo").join(at.key());
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, vec![0xA5; size]).unwrap();
+            opened.all_restore();
+            let warnings = opened.backs_up();
+            assert!(warnings.is_empty(), "{size} bytes: {warnings:?}");
+            assert_eq!(listed(&opened).1, [at.key()]);
+            let damages = opened.verify(Mode::Structure).damages;
+            assert_eq!(damages.iter().map(|d| d.object.clone()).collect::<Vec<_>>(), [at.key()]);
+        }
+    }
 }
