@@ -289,7 +289,8 @@ impl<'a> Run<'a> {
         let index = Arc::new(index);
         let index_rebuilt = match session {
             Some(_) => runtime.block_on(async {
-                repair::exclude_lost(&index, &mut warnings).await?;
+                let from = parent.manifest.as_ref().map(|m| m.id);
+                repair::check_packs(&index, &report, from, &mut warnings).await?;
                 repair::repair(repository, &index, &report, &mut warnings).await
             })?,
             None => false,

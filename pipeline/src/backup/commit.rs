@@ -103,11 +103,18 @@ impl Run<'_> {
     }
 
     fn report(self, committed: Option<Box<Manifest>>, manifest: &Manifest) -> BackupReport {
+        let missed = self.index.missed_pack().map(|pack| {
+            format!(
+                "packs that the parent snapshot names are gone from the store or cut short, such as {}: what is \
+                 needed of them is stored again; `verify` tells what older snapshots have lost",
+                pack.key()
+            )
+        });
         BackupReport {
             volume: self.volume,
             parent: manifest.parent,
             engine: self.engine,
-            warnings: self.warnings.into_iter().chain(self.parent.warning()).collect(),
+            warnings: self.warnings.into_iter().chain(self.parent.warning()).chain(missed).collect(),
             skipped: manifest.skipped,
             counts: manifest.counts,
             statistics: manifest.statistics,

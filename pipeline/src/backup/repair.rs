@@ -4,24 +4,36 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::index::{Index, MAX_RECORDS, SegmentName, SyncReport};
+use crate::pack::SessionId;
 use crate::pack::reader::Opener;
 use crate::page::load::is_lost;
 use crate::repository::Repository;
 use crate::store::StoreErrorKind;
 
-/// Packs that are gone from the store are not referred to: what this run needs of them, it stores again.
+/// Packs that are gone from the store or have another size are not referred to: what this run needs of them, it stores
+/// again. `parent`: the snapshot whose data may be taken over.
 ///
 /// # Errors
 /// The store's.
-pub(super) async fn exclude_lost(index: &Index, warnings: &mut Vec<String>) -> Result<()> {
-    let lost = index.lost().await?;
-    if let Some(first) = lost.first() {
-        let (count, key) = (lost.len(), first.key());
-        warnings.push(format!(
-            "{count} packs are gone from the store, such as {key}: what is needed of them is stored again; `verify` \
-             tells what older snapshots have lost"
-        ));
-        index.exclude(lost);
+pub(super) async fn check_packs(
+    index: &Index,
+    report: &SyncReport,
+    parent: Option<SessionId>,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    // Whoever read all packs' tables has looked for what its own snapshot needs, and later ones build upon that. An
+    // older snapshot may name packs that were lost together with their segments, and of which nothing else tells.
+    let looked_for = report.last_of_all.is_none_or(|all| parent.is_none_or(|parent| parent >= all));
+    let sound = report.damaged.is_empty() && report.missing.is_empty() && report.beyond_cache == 0;
+    let check = index.check_packs(looked_for && sound).await?;
+    let again = "what is needed of them is stored again; `verify` tells what older snapshots have lost";
+    for (packs, what) in [
+        (&check.lost, "are gone from the store"),
+        (&check.resized, "have another size than when they were written"),
+    ] {
+        if let Some(first) = packs.first() {
+            warnings.push(format!("{} packs {what}, such as {}: {again}", packs.len(), first.key()));
+        }
     }
     Ok(())
 }
@@ -60,7 +72,11 @@ pub(super) async fn repair(
                         index.flush().await?;
                     }
                 }
-                Err(error) if is_lost(&error) => warnings.push(format!("not in the rebuilt index: {error}")),
+                Err(error) if is_lost(&error) => {
+                    // Nor may the parent's places in it be taken over.
+                    index.exclude([name]);
+                    warnings.push(format!("not in the rebuilt index: {error}"));
+                }
                 Err(error) => return Err(error),
             }
         }

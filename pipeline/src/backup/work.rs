@@ -111,11 +111,14 @@ impl Lane {
             return Ok(Outcome::Hole);
         }
         let id = self.shared.hasher.id(ObjectType::Data, &job.data);
-        let chunk = match job.parent.filter(|p| p.id == id && self.shared.index.allows(p.hint.as_ref())) {
-            Some(parent) => {
+        let index = &self.shared.index;
+        let known = job.parent.filter(|p| p.id == id).map(|p| p.hint);
+        let known = known.and_then(|hint| index.still_there(ObjectType::Data, &id, hint.as_ref()));
+        let chunk = match known {
+            Some(at) => {
                 progress.add(Counter::ChunksReused, 1);
                 progress.add(Counter::Reused, len);
-                parent
+                ChunkRef { id, hint: Some(at) }
             }
             None => self.store(ObjectType::Data, id, &job.data, len)?,
         };
