@@ -109,6 +109,8 @@ pub struct Index {
     excluded: RwLock<Vec<PackName>>,
     /// Packs that the store has, once they were listed.
     checked: OnceLock<Checked>,
+    /// Where temporary files go if they can.
+    cache_dir: Option<PathBuf>,
     /// Number of the next segment. Held for the whole of a flush.
     next: tokio::sync::Mutex<u32>,
 }
@@ -148,6 +150,7 @@ impl Index {
             cache,
             excluded: RwLock::default(),
             checked: OnceLock::new(),
+            cache_dir: config.cache_dir,
             next: tokio::sync::Mutex::new(next),
         };
         Ok((index, report))

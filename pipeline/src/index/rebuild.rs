@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::segment::{MAX_STORED, Segment, SegmentName};
@@ -14,6 +15,7 @@ use super::{Index, sync};
 use crate::error::{Error, Result};
 use crate::pack::{PackName, SessionId};
 use crate::store::{Store, StoreErrorKind};
+use crate::temp;
 
 const NAME: usize = 28;
 /// Names per block of the temporary file.
@@ -43,12 +45,12 @@ fn failed(source: std::io::Error) -> Error {
 }
 
 impl Coverage {
-    /// An empty set.
+    /// An empty set, in a temporary file: in `dir`, or where such files usually go.
     ///
     /// # Errors
-    /// [`Error::Io`] when there is no place for a temporary file.
-    pub fn new() -> Result<Self> {
-        let file = tempfile::tempfile().map_err(failed)?;
+    /// [`Error::Io`] when neither can be written.
+    pub fn new(dir: Option<&Path>) -> Result<Self> {
+        let file = temp::nameless(dir).map_err(failed)?;
         Ok(Self { file, tails: vec![Vec::new(); PARTS], blocks: vec![Vec::new(); PARTS], next: 0 })
     }
 
@@ -159,7 +161,9 @@ impl Index {
             }
         }
         let cache = Arc::clone(&self.cache);
-        let (mut coverage, segments) = sync::blocking(move || cached(&cache.runs(), segments)).await??;
+        let coverage = Coverage::new(self.cache_dir.as_deref())?;
+        let (mut coverage, segments) =
+            sync::blocking(move || cached(&cache.runs(), coverage, segments)).await??;
         let mut damaged = Vec::new();
         for name in segments {
             let key = name.key();
@@ -186,9 +190,9 @@ impl Index {
 /// Takes over the packs of runs whose segments are all still in the store; returns the other segments.
 fn cached(
     runs: &[Arc<super::run::Run>],
+    mut coverage: Coverage,
     mut segments: Vec<SegmentName>,
 ) -> Result<(Coverage, Vec<SegmentName>)> {
-    let mut coverage = Coverage::new()?;
     let mut known = Vec::new();
     for run in runs {
         let Ok(covers) = run.covers() else { continue };
