@@ -50,9 +50,7 @@ use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress, Skipped};
 use crate::repository::{CdcSizes, Repository};
 use crate::seal::Level;
-use crate::session::{
-    Checkpoint, Leftover, OpenUpload, RENEW_EVERY, Session, abort_uploads, host_name, leftovers,
-};
+use crate::session::{Alive, Checkpoint, Leftover, OpenUpload, Session, abort_uploads, host_name, leftovers};
 use crate::source::block::BlockSource;
 use crate::source::tree::TreeOptions;
 use parent::Parent;
@@ -222,6 +220,7 @@ struct Run<'a> {
     flush: Arc<tokio::sync::Notify>,
     warnings: Vec<String>,
     leftovers: Vec<Leftover>,
+    _alive: Option<Alive>,
     skipped: Arc<Mutex<SkippedItems>>,
     local_started_ms: u64,
 }
@@ -262,6 +261,7 @@ impl<'a> Run<'a> {
             true => None,
             false => Some(Arc::new(runtime.block_on(Session::open(repository, &volume))?)),
         };
+        let alive = session.as_ref().map(|session| Alive::keep(runtime, session));
         if let Some(ahead) = session.as_ref().map(|s| s.clock_ahead_ms()).filter(|ms| ms.abs() > 60_000) {
             warnings.push(format!("this machine's clock is {} s ahead of the store's", ahead / 1000));
         }
@@ -319,6 +319,7 @@ impl<'a> Run<'a> {
             flush: Arc::default(),
             warnings,
             leftovers,
+            _alive: alive,
             skipped,
             local_started_ms,
         })
@@ -520,16 +521,10 @@ impl<'a> Run<'a> {
         async move {
             let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            let mut renewals = tokio::time::interval(RENEW_EVERY / 10);
             loop {
                 let due = tokio::select! {
                     _ = ticks.tick() => true,
                     () = flush.notified() => false,
-                    _ = renewals.tick() => {
-                        // Not fatal while a later one succeeds within the lease.
-                        let _ = session.tick().await;
-                        continue;
-                    }
                 };
                 if let Err(error) = index.flush().await {
                     failure.set(error);

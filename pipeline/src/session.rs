@@ -28,10 +28,12 @@ use crate::repository::{Created, MAX_RECORD, Operation, Repository, create_once,
 use crate::seal::object::ObjectClass;
 use crate::store::StoreErrorKind;
 
+mod alive;
 mod leftovers;
 mod owner;
 mod record;
 
+pub use alive::Alive;
 pub use leftovers::{Leftover, Liveness, abort_uploads, leftovers, supersede};
 pub use owner::{Owner, host_name};
 pub use record::{Checkpoint, OpenUpload, Opened, Outcome, SESSIONS_PREFIX};
@@ -163,7 +165,7 @@ impl Session {
         self.clock_ahead_ms
     }
 
-    /// Shows that the session lives, when that is due. To be called every minute or so.
+    /// Shows that the session lives, when that is due. To be called every minute or so: see [`Alive`].
     ///
     /// # Errors
     /// Store errors: not fatal as long as a later call succeeds within [`LEASE`].

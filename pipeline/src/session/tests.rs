@@ -296,3 +296,19 @@ async fn many_long_skipped_items_leave_a_manifest_that_can_be_read() {
     let stored = store.stat(&session.manifest_key().key()).await.unwrap().size;
     assert!(stored < 2 << 20, "{stored}");
 }
+
+#[tokio::test]
+async fn a_session_is_renewed_for_as_long_as_it_is_kept_alive() {
+    let (store, repository) = TestStore::repository().await;
+    let session = Arc::new(Session::open(&repository, &volume("a")).await.unwrap());
+    let runtime = tokio::runtime::Handle::current();
+    let overdue = async || {
+        session.state.lock().await.written = Instant::now().checked_sub(RENEW_EVERY).unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        names(&store).len()
+    };
+    let alive = Alive::every(&runtime, &session, Duration::from_millis(5));
+    assert_eq!((overdue().await, overdue().await), (2, 3));
+    drop(alive);
+    assert_eq!(overdue().await, 3);
+}

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tradewind_pipeline::gc::{self, Phase};
 use tradewind_pipeline::manifest::catalog::{self, Filter, What};
@@ -10,11 +12,14 @@ use tradewind_pipeline::pack::{PackName, SessionId};
 use tradewind_pipeline::repository::Repository;
 use tradewind_pipeline::seal::Secret;
 use tradewind_pipeline::session::{Checkpoint, Outcome, Session};
+use tradewind_pipeline::store::fault::{Effect, Fault, Faulty};
+use tradewind_pipeline::store::local::LocalStore;
+use tradewind_pipeline::store::record::Operation;
 use tradewind_pipeline::verify::{self, Mode, VerifyOptions};
 use tradewind_pipeline::{Error, Kind};
 
 use super::harm::{Opened, Original, cut, delete, flip};
-use crate::bed::secret;
+use crate::bed::{Bed, engines, noise, secret};
 
 /// Does something to the object at a path.
 type Harm<'a> = Box<dyn Fn(&Path) + 'a>;
@@ -301,4 +306,23 @@ fn garbage_in_a_manifests_place_stops_nobody() {
             assert_eq!(damages.iter().map(|d| d.object.clone()).collect::<Vec<_>>(), [at.key()]);
         }
     }
+}
+
+#[test]
+fn tables_of_packs_are_read_many_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Faulty::new(Arc::new(LocalStore::new(dir.path().join("repo")).unwrap())));
+    let bed = Bed::over(dir, store.clone(), engines()[0]);
+    let image = bed.path("image");
+    for seed in 0..8 {
+        fs::write(&image, noise(300_000, seed)).unwrap();
+        bed.backup(&image);
+    }
+    fs::remove_dir_all(bed.path("repo/index")).unwrap();
+    store.add(Fault::new(Operation::Read, Effect::Delay(Duration::from_millis(250))).prefix("packs/"));
+    let before = Instant::now();
+    let report = bed.backup(&image);
+    assert!(report.warnings.iter().any(|w| w.contains("rebuilt the index of")), "{:?}", report.warnings);
+    // At least sixteen packs with two reads each: eight seconds, one after the other.
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
 }
