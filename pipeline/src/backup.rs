@@ -149,9 +149,21 @@ pub fn run(
 ) -> Result<BackupReport> {
     let engine = probe(options.engine)?;
     let (volume, source) = open_source(options)?;
-    let run = Run::prepare(runtime, repository, options, progress, volume, &source, engine)?;
-    let result = run.transfer(&source);
-    run.settle(result, &source)
+    let mut warnings = Vec::new();
+    let prepared =
+        Run::prepare(runtime, repository, options, progress, volume, &source, engine, &mut warnings);
+    let ended = prepared.and_then(|run| {
+        let result = run.transfer(&source);
+        run.settle(result, &source, &mut warnings)
+    });
+    match ended {
+        Ok(report) => Ok(BackupReport { warnings, ..report }),
+        Err(error) => {
+            // There is no report to be found in, and they may say why it failed.
+            warnings.iter().for_each(|warning| progress.warn(warning));
+            Err(error)
+        }
+    }
 }
 
 /// An opened source.
@@ -218,7 +230,6 @@ struct Run<'a> {
     index_rebuilt: bool,
     failure: Arc<FirstError>,
     flush: Arc<tokio::sync::Notify>,
-    warnings: Vec<String>,
     leftovers: Vec<Leftover>,
     _alive: Option<Alive>,
     skipped: Arc<Mutex<SkippedItems>>,
@@ -226,6 +237,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
+    #[expect(clippy::too_many_arguments, reason = "called once, by who has just made them")]
     fn prepare(
         runtime: &'a Handle,
         repository: &'a Arc<Repository>,
@@ -234,11 +246,11 @@ impl<'a> Run<'a> {
         volume: VolumeName,
         source: &Opened,
         engine: Probe,
+        warnings: &mut Vec<String>,
     ) -> Result<Self> {
         let local_started_ms = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        let mut warnings = Vec::new();
         if let Some(bytes) = options.chunk_size
             && !valid_block_chunk(bytes)
         {
@@ -246,8 +258,7 @@ impl<'a> Run<'a> {
                 "chunk size {bytes}: give a power of two from 16 KiB to 4 MiB"
             )));
         }
-        let parent =
-            runtime.block_on(Parent::find(repository, options, &volume, source.kind(), &mut warnings))?;
+        let parent = runtime.block_on(Parent::find(repository, options, &volume, source.kind(), warnings))?;
         let chunk = options
             .chunk_size
             .or(parent.manifest.as_ref().and_then(|m| m.block_chunk))
@@ -267,34 +278,13 @@ impl<'a> Run<'a> {
         }
         let leftovers = match &session {
             None => Vec::new(),
-            Some(session) => runtime.block_on(clear_leftovers(repository, &volume, session.id()))?,
+            Some(session) => {
+                runtime.block_on(clear_leftovers(repository, &volume, session.id(), warnings))?
+            }
         };
-        let generation = session.as_ref().map_or(0, |s| s.generation());
-        let decided = match session {
-            Some(_) => runtime.block_on(catalog::decided(repository))?,
-            None => Vec::new(),
-        };
-        let (index, report) = runtime.block_on(open_index(
-            repository,
-            session.as_ref().map(|s| s.id()),
-            &decided,
-            &IndexConfig {
-                cache_dir: options.cache_dir.clone(),
-                filter_bytes: plan.filter_bytes,
-                generation,
-                ..IndexConfig::default()
-            },
-        ))?;
-        warnings.extend(index_warnings(&report));
-        let index = Arc::new(index);
-        let index_rebuilt = match session {
-            Some(_) => runtime.block_on(async {
-                let from = parent.manifest.as_ref().map(|m| m.id);
-                repair::check_packs(&index, &report, from, &mut warnings).await?;
-                repair::repair(repository, &index, &report, &mut warnings).await
-            })?,
-            None => false,
-        };
+        let from = parent.manifest.as_ref().map(|m| m.id);
+        let opened = open_for(repository, options, session.as_deref(), plan.filter_bytes, from, warnings);
+        let (index, index_rebuilt) = runtime.block_on(opened)?;
         let skipped: Arc<Mutex<SkippedItems>> = Arc::default();
         let kept = Arc::clone(&skipped);
         progress.on_skip(move |item: &Skipped| {
@@ -317,7 +307,6 @@ impl<'a> Run<'a> {
             index_rebuilt,
             failure: Arc::default(),
             flush: Arc::default(),
-            warnings,
             leftovers,
             _alive: alive,
             skipped,
@@ -605,6 +594,43 @@ pub(crate) async fn open_index(
     Ok((index, report))
 }
 
+/// Opens the index for a backup. For one that writes, as `session`, it is checked and repaired first; true: rebuilt.
+/// `parent`: the snapshot whose data may be taken over.
+async fn open_for(
+    repository: &Repository,
+    options: &BackupOptions,
+    session: Option<&Session>,
+    filter_bytes: usize,
+    parent: Option<SessionId>,
+    warnings: &mut Vec<String>,
+) -> Result<(Arc<Index>, bool)> {
+    let decided = match session {
+        Some(_) => catalog::decided(repository).await?,
+        None => Vec::new(),
+    };
+    let config = IndexConfig {
+        cache_dir: options.cache_dir.clone(),
+        filter_bytes,
+        generation: session.map_or(0, Session::generation),
+        ..IndexConfig::default()
+    };
+    let (index, report) = open_index(repository, session.map(Session::id), &decided, &config).await?;
+    warnings.extend(index_warnings(&report));
+    if report.beyond_cache > 0 {
+        let beyond = report.beyond_cache;
+        warnings.push(format!(
+            "{beyond} index segments found no room in the cache: what only they name is stored once more"
+        ));
+    }
+    let index = Arc::new(index);
+    if session.is_none() {
+        return Ok((index, false));
+    }
+    repair::check_packs(&index, &report, parent, warnings).await?;
+    let rebuilt = repair::repair(repository, &index, &report, warnings).await?;
+    Ok((index, rebuilt))
+}
+
 /// What the user should know about the state of the index.
 pub(crate) fn index_warnings(report: &SyncReport) -> Vec<String> {
     let damaged = report.damaged.iter().map(|(key, why)| format!("index segment {key} is damaged: {why}"));
@@ -617,11 +643,25 @@ async fn clear_leftovers(
     repository: &Repository,
     volume: &VolumeName,
     own: SessionId,
+    warnings: &mut Vec<String>,
 ) -> Result<Vec<Leftover>> {
     let found = leftovers(repository, volume, Some(own)).await?;
     for leftover in &found {
+        warnings.extend(leftover.damaged.iter().map(|what| format!("of an earlier run: {what}")));
         // What cannot be aborted now stays until the store's own rules clear it.
-        let _ = abort_uploads(repository, leftover).await;
+        let (begun, failed) = abort_uploads(repository, leftover).await;
+        let session = leftover.session;
+        if begun > failed.len() {
+            let count = begun - failed.len();
+            warnings.push(format!("aborted what was left of {count} uploads of run {session}"));
+        }
+        if let Some((upload, error)) = failed.first() {
+            warnings.push(format!(
+                "cannot abort {} uploads of run {session}, such as {}: {error}; the store keeps their parts",
+                failed.len(),
+                upload.key
+            ));
+        }
     }
     Ok(found)
 }

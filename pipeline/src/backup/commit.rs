@@ -12,10 +12,19 @@ use crate::session::{Committed, Outcome, host_name, supersede};
 impl Run<'_> {
     /// Commits what was transferred, or leaves the session so that the next run goes on from it.
     pub(super) fn settle(
-        mut self,
+        self,
         transferred: Result<(PageRef, u64)>,
         source: &Opened,
+        warnings: &mut Vec<String>,
     ) -> Result<BackupReport> {
+        warnings.extend(self.parent.warning());
+        warnings.extend(self.index.missed_pack().map(|pack| {
+            format!(
+                "packs that the parent snapshot names are gone from the store or cut short, such as {}: what is \
+                 needed of them is stored again; `verify` tells what older snapshots have lost",
+                pack.key()
+            )
+        }));
         let Some(session) = self.session.clone() else {
             let (root, size) = transferred?;
             let manifest = self.manifest(root, size, source);
@@ -53,7 +62,6 @@ impl Run<'_> {
                     index.flush().await?;
                     session.end(outcome).await
                 });
-                self.warnings.clear();
                 Err(error)
             }
         }
@@ -103,18 +111,11 @@ impl Run<'_> {
     }
 
     fn report(self, committed: Option<Box<Manifest>>, manifest: &Manifest) -> BackupReport {
-        let missed = self.index.missed_pack().map(|pack| {
-            format!(
-                "packs that the parent snapshot names are gone from the store or cut short, such as {}: what is \
-                 needed of them is stored again; `verify` tells what older snapshots have lost",
-                pack.key()
-            )
-        });
         BackupReport {
             volume: self.volume,
             parent: manifest.parent,
             engine: self.engine,
-            warnings: self.warnings.into_iter().chain(self.parent.warning()).chain(missed).collect(),
+            warnings: Vec::new(),
             skipped: manifest.skipped,
             counts: manifest.counts,
             statistics: manifest.statistics,

@@ -2,16 +2,19 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tradewind_pipeline::backup;
 use tradewind_pipeline::gc::{self, Phase};
 use tradewind_pipeline::manifest::catalog::{self, Filter, What};
 use tradewind_pipeline::manifest::{self, SnapshotKey, VolumeName};
 use tradewind_pipeline::pack::{PackName, SessionId};
+use tradewind_pipeline::progress::Progress;
 use tradewind_pipeline::repository::Repository;
 use tradewind_pipeline::seal::Secret;
-use tradewind_pipeline::session::{Checkpoint, Outcome, Session};
+use tradewind_pipeline::session::{Checkpoint, OpenUpload, Outcome, Session};
+use tradewind_pipeline::store::StoreErrorKind;
 use tradewind_pipeline::store::fault::{Effect, Fault, Faulty};
 use tradewind_pipeline::store::local::LocalStore;
 use tradewind_pipeline::store::record::Operation;
@@ -246,7 +249,10 @@ fn records_of_sessions_hold_nothing_that_a_snapshot_needs() {
             // The same for each way to be damaged: a sealed object opens or it does not.
             if n == 0 {
                 opened.all_restore();
-                opened.backs_up();
+                let warnings = opened.backs_up();
+                // Of what is read of a run that stopped.
+                let told = warnings.iter().any(|w| w.contains(key.as_str()));
+                assert!(told || kind != "-checkpoint", "{key}: {warnings:?}");
             }
         }
         let opened = original.harmed(key, delete).open();
@@ -325,4 +331,43 @@ fn tables_of_packs_are_read_many_at_a_time() {
     assert!(report.warnings.iter().any(|w| w.contains("rebuilt the index of")), "{:?}", report.warnings);
     // At least sixteen packs with two reads each: eight seconds, one after the other.
     assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+}
+
+#[test]
+fn warnings_reach_the_user_of_a_run_that_fails_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Faulty::new(Arc::new(LocalStore::new(dir.path().join("repo")).unwrap())));
+    let bed = Bed::over(dir, store.clone(), engines()[0]);
+    let image = bed.path("image");
+    fs::write(&image, noise(300_000, 1)).unwrap();
+    let first = bed.backup(&image).manifest.unwrap();
+    let manifest = at(&bed.repository, "v", first.id).key();
+    flip(&bed.path("repo").join(&manifest), 40);
+    bed.runtime.block_on(async {
+        let stopped = Session::open(&bed.repository, &VolumeName::new("v").unwrap()).await.unwrap();
+        let upload = OpenUpload { key: "packs/00/a".into(), upload: "b".into() };
+        let checkpoint = Checkpoint { uploads: vec![upload], ..Checkpoint::default() };
+        stopped.checkpoint(&checkpoint).await.unwrap();
+        stopped.end(Outcome::Failed).await.unwrap();
+    });
+    let run = || {
+        let progress = Arc::new(Progress::default());
+        let told: Arc<Mutex<Vec<String>>> = Arc::default();
+        let sink = Arc::clone(&told);
+        progress.on_warning(move |text| sink.lock().unwrap().push(text.to_owned()));
+        let result = backup::run(bed.runtime.handle(), &bed.repository, &bed.options(&image), &progress);
+        (result, told.lock().unwrap().clone())
+    };
+    for operation in [Operation::Create, Operation::List] {
+        let prefix = if operation == Operation::Create { "snapshots/" } else { "packs/" };
+        store.add(Fault::new(operation, Effect::Fail(StoreErrorKind::Denied)).prefix(prefix));
+        let (failed, told) = run();
+        assert_eq!(failed.unwrap_err().kind(), Kind::Store);
+        assert!(told.iter().any(|w| w.contains(&manifest)), "{told:?}");
+        assert!(told.iter().any(|w| w.contains("1 uploads")), "{told:?}");
+        store.clear();
+    }
+    let (done, told) = run();
+    assert!(done.unwrap().warnings.iter().any(|w| w.contains(&manifest)));
+    assert_eq!(told, [""; 0], "they are in the report");
 }
