@@ -55,6 +55,8 @@ impl Context {
         let progress = Arc::new(Progress::default());
         let sink = Arc::clone(output);
         progress.on_skip(move |item| sink.skipped(item));
+        let sink = Arc::clone(output);
+        progress.on_warning(move |text| sink.warn(text));
         let (stop, stopping) = watch::channel(false);
         listen(&handle, stop, Arc::clone(&progress), output.screen().clone())
             .map_err(|e| failed("cannot listen for signals", e))?;

@@ -13,7 +13,7 @@ use tradewind_pipeline::io::{EngineChoice, Probe};
 use tradewind_pipeline::manifest::{self, Manifest, VolumeName, catalog};
 use tradewind_pipeline::pack::SessionId;
 use tradewind_pipeline::patterns::Patterns;
-use tradewind_pipeline::repository::{InitOptions, SlotKind};
+use tradewind_pipeline::repository::{InitOptions, Operation, SlotKind};
 use tradewind_pipeline::restore::{self, RestoreOptions, Target};
 use tradewind_pipeline::seal::Secret;
 use tradewind_pipeline::store::rate::Rate as PacedStore;
@@ -42,6 +42,8 @@ pub(crate) type Excludes = Patterns;
 pub(crate) struct Repository {
     inner: Arc<repository::Repository>,
     limits: limits::Limits,
+    /// What this version must not do here, and why.
+    barred: Vec<String>,
 }
 
 // Opening
@@ -102,7 +104,10 @@ pub(crate) fn open(context: &Context) -> Result<Repository> {
     for bad in report.bad_slots {
         context.output.warn(&format!("{}: {}", bad.key, bad.what));
     }
-    Ok(Repository { inner: Arc::new(inner), limits })
+    let barred =
+        |(operation, why): (Operation, String)| format!("no `{}` with this version: {why}", operation.name());
+    let barred = report.barred.into_iter().map(barred).collect();
+    Ok(Repository { inner: Arc::new(inner), limits, barred })
 }
 
 /// The snapshot that was asked for.
@@ -195,6 +200,7 @@ pub(crate) fn backup(
         cache_dir: context.settings.cache_dir.clone(),
         checkpoint_interval: args.checkpoint_interval,
     };
+    warn(context, &repository.barred);
     let report = backup::run(context.handle(), &repository.inner, &options, &context.progress)?;
     warn(context, &report.warnings);
     Ok(Backup {

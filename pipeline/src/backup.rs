@@ -41,7 +41,8 @@ use crate::index::{Index, IndexConfig, MAX_RECORDS, SyncReport};
 use crate::io::{EngineChoice, Pool, Probe, probe};
 use crate::limits::{BLOCK_READ, FILE_READ, Limits, Plan, plan};
 use crate::manifest::{
-    self, Commit, Counts, Manifest, SkippedItem, SnapshotKey, Statistics, VolumeKind, VolumeName, catalog,
+    self, Commit, Counts, Manifest, SnapshotKey, Statistics, VolumeKind, VolumeName, catalog,
+    skipped::SkippedItems,
 };
 use crate::pack::upload::Uploads;
 use crate::pack::{Class, SessionId};
@@ -50,9 +51,7 @@ use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress, Skipped};
 use crate::repository::{CdcSizes, Repository};
 use crate::seal::Level;
-use crate::session::{
-    Checkpoint, Leftover, OpenUpload, RENEW_EVERY, Session, abort_uploads, host_name, leftovers,
-};
+use crate::session::{Alive, Checkpoint, Leftover, OpenUpload, Session, abort_uploads, host_name, leftovers};
 use crate::source::block::BlockSource;
 use crate::source::tree::TreeOptions;
 use parent::Parent;
@@ -136,9 +135,6 @@ pub struct BackupReport {
     pub statistics: Statistics,
 }
 
-/// Skipped items that go into the manifest.
-const SKIPPED_KEPT: usize = manifest::MAX_SKIPPED_ITEMS;
-
 /// Threads that look at files ahead of the driver. More than the CPUs, because they wait for the disk.
 const PREFETCH: usize = 8;
 
@@ -154,9 +150,21 @@ pub fn run(
 ) -> Result<BackupReport> {
     let engine = probe(options.engine)?;
     let (volume, source) = open_source(options)?;
-    let run = Run::prepare(runtime, repository, options, progress, volume, &source, engine)?;
-    let result = run.transfer(&source);
-    run.settle(result, &source)
+    let mut warnings = Vec::new();
+    let prepared =
+        Run::prepare(runtime, repository, options, progress, volume, &source, engine, &mut warnings);
+    let ended = prepared.and_then(|run| {
+        let result = run.transfer(&source);
+        run.settle(result, &source, &mut warnings)
+    });
+    match ended {
+        Ok(report) => Ok(BackupReport { warnings, ..report }),
+        Err(error) => {
+            // There is no report to be found in, and they may say why it failed.
+            warnings.iter().for_each(|warning| progress.warn(warning));
+            Err(error)
+        }
+    }
 }
 
 /// An opened source.
@@ -239,13 +247,14 @@ struct Run<'a> {
     index_rebuilt: bool,
     failure: Arc<FirstError>,
     flush: Arc<tokio::sync::Notify>,
-    warnings: Vec<String>,
     leftovers: Vec<Leftover>,
-    skipped: Arc<Mutex<Vec<SkippedItem>>>,
+    _alive: Option<Alive>,
+    skipped: Arc<Mutex<SkippedItems>>,
     local_started_ms: u64,
 }
 
 impl<'a> Run<'a> {
+    #[expect(clippy::too_many_arguments, reason = "called once, by who has just made them")]
     fn prepare(
         runtime: &'a Handle,
         repository: &'a Arc<Repository>,
@@ -254,11 +263,11 @@ impl<'a> Run<'a> {
         volume: VolumeName,
         source: &Opened,
         engine: Probe,
+        warnings: &mut Vec<String>,
     ) -> Result<Self> {
         let local_started_ms = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        let mut warnings = Vec::new();
         if let Some(bytes) = options.chunk_size
             && !valid_block_chunk(bytes)
         {
@@ -266,8 +275,7 @@ impl<'a> Run<'a> {
                 "chunk size {bytes}: give a power of two from 16 KiB to 4 MiB"
             )));
         }
-        let parent =
-            runtime.block_on(Parent::find(repository, options, &volume, source.kind(), &mut warnings))?;
+        let parent = runtime.block_on(Parent::find(repository, options, &volume, source.kind(), warnings))?;
         let chunk = options
             .chunk_size
             .or(parent.manifest.as_ref().and_then(|m| m.block_chunk))
@@ -281,45 +289,24 @@ impl<'a> Run<'a> {
             true => None,
             false => Some(Arc::new(runtime.block_on(Session::open(repository, &volume))?)),
         };
+        let alive = session.as_ref().map(|session| Alive::keep(runtime, session));
         if let Some(ahead) = session.as_ref().map(|s| s.clock_ahead_ms()).filter(|ms| ms.abs() > 60_000) {
             warnings.push(format!("this machine's clock is {} s ahead of the store's", ahead / 1000));
         }
         let leftovers = match &session {
             None => Vec::new(),
-            Some(session) => runtime.block_on(clear_leftovers(repository, &volume, session.id()))?,
+            Some(session) => {
+                runtime.block_on(clear_leftovers(repository, &volume, session.id(), warnings))?
+            }
         };
-        let generation = session.as_ref().map_or(0, |s| s.generation());
-        let decided = match session {
-            Some(_) => runtime.block_on(catalog::decided(repository))?,
-            None => Vec::new(),
-        };
-        let (index, report) = runtime.block_on(open_index(
-            repository,
-            session.as_ref().map(|s| s.id()),
-            &decided,
-            &IndexConfig {
-                cache_dir: options.cache_dir.clone(),
-                filter_bytes: plan.filter_bytes,
-                generation,
-                ..IndexConfig::default()
-            },
-        ))?;
-        warnings.extend(index_warnings(&report));
-        let index = Arc::new(index);
-        let index_rebuilt = match session {
-            Some(_) => runtime.block_on(async {
-                repair::exclude_lost(&index, &mut warnings).await?;
-                repair::repair(repository, &index, &report, &mut warnings).await
-            })?,
-            None => false,
-        };
-        let skipped = Arc::new(Mutex::new(Vec::new()));
+        let from = parent.manifest.as_ref().map(|m| m.id);
+        let opened = open_for(repository, options, session.as_deref(), plan.filter_bytes, from, warnings);
+        let (index, index_rebuilt) = runtime.block_on(opened)?;
+        let skipped: Arc<Mutex<SkippedItems>> = Arc::default();
         let kept = Arc::clone(&skipped);
         progress.on_skip(move |item: &Skipped| {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() < SKIPPED_KEPT {
-                kept.push(SkippedItem { path: item.path.clone().into(), reason: item.reason.clone() });
-            }
+            kept.keep(&item.path, &item.reason);
         });
         Ok(Self {
             runtime,
@@ -337,8 +324,8 @@ impl<'a> Run<'a> {
             index_rebuilt,
             failure: Arc::default(),
             flush: Arc::default(),
-            warnings,
             leftovers,
+            _alive: alive,
             skipped,
             local_started_ms,
         })
@@ -541,16 +528,10 @@ impl<'a> Run<'a> {
         async move {
             let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            let mut renewals = tokio::time::interval(RENEW_EVERY / 10);
             loop {
                 let due = tokio::select! {
                     _ = ticks.tick() => true,
                     () = flush.notified() => false,
-                    _ = renewals.tick() => {
-                        // Not fatal while a later one succeeds within the lease.
-                        let _ = session.tick().await;
-                        continue;
-                    }
                 };
                 if let Err(error) = index.flush().await {
                     failure.set(error);
@@ -631,6 +612,43 @@ pub(crate) async fn open_index(
     Ok((index, report))
 }
 
+/// Opens the index for a backup. For one that writes, as `session`, it is checked and repaired first; true: rebuilt.
+/// `parent`: the snapshot whose data may be taken over.
+async fn open_for(
+    repository: &Repository,
+    options: &BackupOptions,
+    session: Option<&Session>,
+    filter_bytes: usize,
+    parent: Option<SessionId>,
+    warnings: &mut Vec<String>,
+) -> Result<(Arc<Index>, bool)> {
+    let decided = match session {
+        Some(_) => catalog::decided(repository).await?,
+        None => Vec::new(),
+    };
+    let config = IndexConfig {
+        cache_dir: options.cache_dir.clone(),
+        filter_bytes,
+        generation: session.map_or(0, Session::generation),
+        ..IndexConfig::default()
+    };
+    let (index, report) = open_index(repository, session.map(Session::id), &decided, &config).await?;
+    warnings.extend(index_warnings(&report));
+    if report.beyond_cache > 0 {
+        let beyond = report.beyond_cache;
+        warnings.push(format!(
+            "{beyond} index segments found no room in the cache: what only they name is stored once more"
+        ));
+    }
+    let index = Arc::new(index);
+    if session.is_none() {
+        return Ok((index, false));
+    }
+    repair::check_packs(&index, &report, parent, warnings).await?;
+    let rebuilt = repair::repair(repository, &index, &report, warnings).await?;
+    Ok((index, rebuilt))
+}
+
 /// What the user should know about the state of the index.
 pub(crate) fn index_warnings(report: &SyncReport) -> Vec<String> {
     let damaged = report.damaged.iter().map(|(key, why)| format!("index segment {key} is damaged: {why}"));
@@ -643,11 +661,25 @@ async fn clear_leftovers(
     repository: &Repository,
     volume: &VolumeName,
     own: SessionId,
+    warnings: &mut Vec<String>,
 ) -> Result<Vec<Leftover>> {
     let found = leftovers(repository, volume, Some(own)).await?;
     for leftover in &found {
+        warnings.extend(leftover.damaged.iter().map(|what| format!("of an earlier run: {what}")));
         // What cannot be aborted now stays until the store's own rules clear it.
-        let _ = abort_uploads(repository, leftover).await;
+        let (begun, failed) = abort_uploads(repository, leftover).await;
+        let session = leftover.session;
+        if begun > failed.len() {
+            let count = begun - failed.len();
+            warnings.push(format!("aborted what was left of {count} uploads of run {session}"));
+        }
+        if let Some((upload, error)) = failed.first() {
+            warnings.push(format!(
+                "cannot abort {} uploads of run {session}, such as {}: {error}; the store keeps their parts",
+                failed.len(),
+                upload.key
+            ));
+        }
     }
     Ok(found)
 }

@@ -15,6 +15,7 @@ mod cache;
 mod filter;
 pub mod foreign;
 mod page;
+mod presence;
 mod rebuild;
 mod run;
 mod segment;
@@ -22,9 +23,10 @@ mod session;
 mod sync;
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 pub use cache::CacheStats;
+pub use presence::PackCheck;
 pub use rebuild::{Coverage, Uncovered};
 pub use segment::{Last, MAX_RECORDS, PackRow, Record, Segment, SegmentName};
 
@@ -34,6 +36,7 @@ use crate::pack::{Location, PackName, SessionId};
 use crate::seal::MasterKey;
 use crate::store::{Store, StoreErrorKind};
 use cache::Cache;
+use presence::Checked;
 use session::Session;
 
 /// How an [`Index`] uses this machine.
@@ -76,6 +79,8 @@ pub struct SyncReport {
     pub damaged: Vec<(String, String)>,
     /// Segments that must have existed, because a session's later ones do.
     pub missing: Vec<String>,
+    /// The newest session that has read the tables of all packs. What was lost before it is not missing any more.
+    pub last_of_all: Option<SessionId>,
     /// Sessions that must have written a last segment if they committed, and did not or it is gone.
     pub endless: Vec<SessionId>,
     /// Why the cache directory was not used, when it was not.
@@ -102,6 +107,10 @@ pub struct Index {
     cache: Arc<Cache>,
     /// Packs that are about to be deleted, ascending.
     excluded: RwLock<Vec<PackName>>,
+    /// Packs that the store has, once they were listed.
+    checked: OnceLock<Checked>,
+    /// Where temporary files go if they can.
+    cache_dir: Option<PathBuf>,
     /// Number of the next segment. Held for the whole of a flush.
     next: tokio::sync::Mutex<u32>,
 }
@@ -140,6 +149,8 @@ impl Index {
             local: Session::new(),
             cache,
             excluded: RwLock::default(),
+            checked: OnceLock::new(),
+            cache_dir: config.cache_dir,
             next: tokio::sync::Mutex::new(next),
         };
         Ok((index, report))
@@ -213,12 +224,30 @@ impl Index {
     }
 
     /// True when a chunk that the parent snapshot has at `at` may be referred to again. Without a location only while
-    /// nothing is excluded, since nobody can tell which pack it is in.
+    /// nothing is excluded or lost, since nobody can tell which pack it is in.
     pub fn allows(&self, at: Option<&Location>) -> bool {
         match at {
             Some(at) => self.usable(at),
-            None => self.excluded.read().unwrap_or_else(PoisonError::into_inner).is_empty(),
+            None => {
+                self.checked.get().is_none_or(Checked::is_whole)
+                    && self.excluded.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+            }
         }
+    }
+
+    /// Where a chunk of the parent snapshot is: at `hint`, if that may be referred to again, or wherever the index knows it.
+    /// `None`: it has to be stored again.
+    pub fn still_there(&self, kind: ObjectType, id: &Id, hint: Option<&Location>) -> Option<Location> {
+        if let Some(at) = hint.filter(|at| self.usable(at)) {
+            return Some(*at);
+        }
+        let found = self.find(kind, id);
+        if let (None, Some(at), Some(checked)) = (found, hint, self.checked.get())
+            && !self.is_present(at)
+        {
+            checked.miss(at.pack);
+        }
+        found
     }
 
     /// Writes segments for all packs that were finished before the call, then moves their chunks from memory to the
@@ -306,7 +335,13 @@ impl Index {
 
     fn usable(&self, at: &Location) -> bool {
         let excluded = self.excluded.read().unwrap_or_else(PoisonError::into_inner);
-        excluded.binary_search(&at.pack).is_err()
+        excluded.binary_search(&at.pack).is_err() && self.is_present(at)
+    }
+
+    fn is_present(&self, at: &Location) -> bool {
+        // What this session has stored came after the packs were listed.
+        let own = self.session == Some(at.pack.session);
+        own || self.checked.get().is_none_or(|checked| checked.holds(at))
     }
 }
 

@@ -40,6 +40,7 @@ pub mod session;
 pub mod source;
 pub mod stats;
 pub mod store;
+mod temp;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};

@@ -139,7 +139,8 @@ pub struct Plan {
 /// What each worker needs besides buffers: two zstd contexts and room for one sealed chunk.
 const WORKER_BYTES: u64 = 8 << 20;
 
-/// Entries, tickets, pages being built and read, chunks of this session not yet in a stored segment.
+/// Entries, tickets, pages being built and read, chunks of this session not yet in a stored segment, contents of linked
+/// files, 12 bytes for each pack of the repository.
 const BOOKKEEPING: u64 = 20 << 20;
 
 /// Shares out `memory` bytes for `workers` CPU workers reading `read_bytes` at a time.

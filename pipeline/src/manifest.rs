@@ -18,6 +18,7 @@ use crate::seal::object::ObjectClass;
 
 pub mod catalog;
 pub mod json;
+pub mod skipped;
 
 pub use json::Text;
 pub(crate) use json::hex_serde;
@@ -252,7 +253,7 @@ pub struct Manifest {
     /// Items that are not in the snapshot, all of them.
     #[serde(default)]
     pub skipped: u64,
-    /// The first [`MAX_SKIPPED_ITEMS`] of them.
+    /// The first of them: at most [`MAX_SKIPPED_ITEMS`], and [`skipped::MAX_SKIPPED_BYTES`] in all.
     #[serde(default)]
     pub skipped_items: Vec<SkippedItem>,
     /// What it took.

@@ -82,6 +82,7 @@ pub struct Skipped {
 }
 
 type SkipSink = Box<dyn Fn(&Skipped) + Send + Sync>;
+type WarningSink = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Counters, skips, waiting times and the cancel flag of one run.
 pub struct Progress {
@@ -91,6 +92,7 @@ pub struct Progress {
     waited: [AtomicU64; 3],
     cancelled: AtomicBool,
     skip_sinks: Mutex<Vec<SkipSink>>,
+    warning_sinks: Mutex<Vec<WarningSink>>,
 }
 
 impl std::fmt::Debug for Progress {
@@ -108,6 +110,7 @@ impl Default for Progress {
             waited: Default::default(),
             cancelled: AtomicBool::new(false),
             skip_sinks: Mutex::default(),
+            warning_sinks: Mutex::default(),
         }
     }
 }
@@ -162,6 +165,20 @@ impl Progress {
         if let Ok(sinks) = self.skip_sinks.lock() {
             let item = Skipped { path: path.to_vec(), reason: reason.into() };
             sinks.iter().for_each(|sink| sink(&item));
+        }
+    }
+
+    /// Calls `sink` for each warning of a run that failed; those of others are in its report.
+    pub fn on_warning(&self, sink: impl Fn(&str) + Send + Sync + 'static) {
+        if let Ok(mut sinks) = self.warning_sinks.lock() {
+            sinks.push(Box::new(sink));
+        }
+    }
+
+    /// Passes a warning on.
+    pub fn warn(&self, text: &str) {
+        if let Ok(sinks) = self.warning_sinks.lock() {
+            sinks.iter().for_each(|sink| sink(text));
         }
     }
 

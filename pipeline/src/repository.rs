@@ -160,6 +160,8 @@ impl Repository {
         match self.store.read_all(key, limit).await {
             Ok(stored) => object::open(&self.master, class, key, &stored).map(Some),
             Err(e) if e.kind == StoreErrorKind::NotFound => Ok(None),
+            // No writer makes one of that size: the object is at fault, not the store, and others can be read.
+            Err(e) if e.kind == StoreErrorKind::OutOfRange => Err(Error::damaged(key, e.message)),
             Err(e) => Err(e.into()),
         }
     }

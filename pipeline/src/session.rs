@@ -21,16 +21,19 @@ use crate::error::{Error, Result};
 use crate::gc;
 use crate::manifest::{
     self, Commit, Manifest, PREDECESSORS, SnapshotKey, VolumeKey, VolumeName, catalog, shape,
+    skipped::SkippedItems,
 };
 use crate::pack::SessionId;
 use crate::repository::{Created, MAX_RECORD, Operation, Repository, create_once, millis};
 use crate::seal::object::ObjectClass;
 use crate::store::StoreErrorKind;
 
+mod alive;
 mod leftovers;
 mod owner;
 mod record;
 
+pub use alive::Alive;
 pub use leftovers::{Leftover, Liveness, abort_uploads, leftovers, supersede};
 pub use owner::{Owner, host_name};
 pub use record::{Checkpoint, OpenUpload, Opened, Outcome, SESSIONS_PREFIX};
@@ -162,7 +165,7 @@ impl Session {
         self.clock_ahead_ms
     }
 
-    /// Shows that the session lives, when that is due. To be called every minute or so.
+    /// Shows that the session lives, when that is due. To be called every minute or so: see [`Alive`].
     ///
     /// # Errors
     /// Store errors: not fatal as long as a later call succeeds within [`LEASE`].
@@ -210,9 +213,18 @@ impl Session {
         manifest.finished_ms = repository.now_ms().await?.max(self.started_ms);
         manifest.epoch = repository.epoch();
         manifest.tool = crate::TOOL.to_owned();
-        manifest.skipped_items.truncate(manifest::MAX_SKIPPED_ITEMS);
+        let mut listed = SkippedItems::default();
+        manifest.skipped_items.iter().for_each(|item| listed.keep(&item.path.0, &item.reason));
+        manifest.skipped_items = listed.items().to_vec();
         let plain = manifest::Record::Snapshot(manifest.clone()).encode()?;
         let sealed = repository.seal(ObjectClass::Manifest, &key, &plain)?;
+        if sealed.len() as u64 > MAX_RECORD {
+            // Nobody could read it, and it would stand in the way of every later run of the volume.
+            return Err(Error::Usage(format!(
+                "the manifest would have {} bytes, and {MAX_RECORD} can be read: use fewer or shorter tags and excludes",
+                sealed.len()
+            )));
+        }
         if create_once(&**repository.store(), &key, sealed).await? == Created::Taken {
             return Err(match manifest::read(repository, self.at).await? {
                 Some(Commit::Tombstone(t)) => Error::Conflict(format!(

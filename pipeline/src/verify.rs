@@ -153,6 +153,7 @@ pub fn run(
         walk.snapshot(snapshot)?;
     }
     orphans(&packs, &mut report);
+    advise(&packs, &mut report);
     Ok(report)
 }
 
@@ -214,6 +215,22 @@ fn orphans(packs: &Packs, report: &mut VerifyReport) {
         if seen.insert(pack.key()) {
             report.damages.push(whole(None, pack.key(), format!("{why}; no snapshot is known to need it")));
         }
+    }
+}
+
+/// What cures packs that are there and damaged inside: a backup looks at their names and sizes only, and goes on to
+/// refer to them.
+fn advise(packs: &Packs, report: &mut VerifyReport) {
+    let is_there = |key: &&str| PackName::from_key(key).is_some_and(|name| packs.sizes.contains_key(&name));
+    let objects = report.damages.iter().map(|d| d.object.as_str());
+    let there: std::collections::BTreeSet<&str> = objects.filter(is_there).collect();
+    if let Some(first) = there.first() {
+        report.warnings.push(format!(
+            "{} packs are damaged, such as {first}: backups go on to refer to them. To cure that, restore what only older \
+             snapshots have, delete these objects and back up again: what the sources still have is stored anew, also for \
+             the older snapshots",
+            there.len()
+        ));
     }
 }
 

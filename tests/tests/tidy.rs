@@ -193,7 +193,7 @@ fn stations_know_no_stations_downstream() {
         ("store", &[]),
         ("pack", &["hash", "io", "page", "seal", "store"]), // page: which part of one its id covers
         ("index", &["hash", "pack", "seal", "store"]),
-        ("page", &["entry", "hash", "index", "pack", "seal", "store"]),
+        ("page", &["entry", "hash", "index", "limits", "pack", "seal", "store"]), // limits: the pace of fetches
         ("limits", &[]),
         ("progress", &[]),
     ];

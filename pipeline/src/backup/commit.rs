@@ -12,10 +12,19 @@ use crate::session::{Committed, Outcome, host_name, supersede};
 impl Run<'_> {
     /// Commits what was transferred, or leaves the session so that the next run goes on from it.
     pub(super) fn settle(
-        mut self,
+        self,
         transferred: Result<(PageRef, u64)>,
         source: &Opened,
+        warnings: &mut Vec<String>,
     ) -> Result<BackupReport> {
+        warnings.extend(self.parent.warning());
+        warnings.extend(self.index.missed_pack().map(|pack| {
+            format!(
+                "packs that the parent snapshot names are gone from the store or cut short, such as {}: what is \
+                 needed of them is stored again; `verify` tells what older snapshots have lost",
+                pack.key()
+            )
+        }));
         let Some(session) = self.session.clone() else {
             let (root, size) = transferred?;
             let manifest = self.manifest(root, size, source);
@@ -53,7 +62,6 @@ impl Run<'_> {
                     index.flush().await?;
                     session.end(outcome).await
                 });
-                self.warnings.clear();
                 Err(error)
             }
         }
@@ -80,7 +88,9 @@ impl Run<'_> {
         };
         manifest.tags = self.options.tags.clone();
         manifest.skipped = count(Counter::Skips);
-        manifest.skipped_items = self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        manifest.skipped_items = skipped.items().to_vec();
+        drop(skipped);
         manifest.statistics = Statistics {
             read: count(Counter::Read),
             holes: count(Counter::Holes),
@@ -105,7 +115,7 @@ impl Run<'_> {
             volume: self.volume,
             parent: manifest.parent,
             engine: self.engine,
-            warnings: self.warnings.into_iter().chain(self.parent.warning()).collect(),
+            warnings: Vec::new(),
             skipped: manifest.skipped,
             counts: manifest.counts,
             statistics: manifest.statistics,

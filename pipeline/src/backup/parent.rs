@@ -7,12 +7,14 @@ use tokio::runtime::Handle;
 use super::{BackupOptions, ParentChoice};
 use crate::entry::{ChunkRef, Content, Extent};
 use crate::error::{Error, Result};
+use crate::hash::ObjectType;
 use crate::index::Index;
 use crate::limits::Pace;
 use crate::manifest::catalog::{self, Filter};
 use crate::manifest::{Manifest, VolumeKind, VolumeName};
 use crate::pack::PackName;
 use crate::pack::reader::Opener;
+use crate::page::extents::ExtentPage;
 use crate::page::load::{PageLoader, is_lost};
 use crate::page::walk::{EntryCursor, ExtentWalk};
 use crate::progress::Progress;
@@ -119,28 +121,62 @@ impl Parent {
         progress: &Arc<Progress>,
     ) -> Option<tree::Parent<'a>> {
         let root = self.manifest.as_ref()?.root?;
-        let mut cursor = Some(EntryCursor::new(loader(runtime, repository, index, progress, None), root));
+        let loader = loader(runtime, repository, index, progress, None);
+        let mut cursor = Some(EntryCursor::new(Arc::clone(&loader), root));
         let (lost, index) = (Arc::clone(&self.lost), Arc::clone(index));
         Some(Box::new(move |path| {
             let Some(entries) = &mut cursor else { return Ok(None) };
             let (found, more) = lost.or_none(&index, entries.find(path))?;
             cursor = cursor.take().filter(|_| more);
-            Ok(found.filter(|entry| may_refer(&index, &entry.content)))
+            let Some(mut entry) = found else { return Ok(None) };
+            // Pages that cannot be read cost this file another reading, and the rest of the parent nothing.
+            let (may, _) = lost.or_none(&index, may_refer(&index, &loader, &mut entry.content).map(Some))?;
+            Ok((may == Some(true)).then_some(entry))
         }))
     }
 }
 
-/// True when no chunk of the contents is in a pack that is about to be deleted.
-fn may_refer(index: &Index, content: &Content) -> bool {
+/// True when each chunk of the contents is in a pack that is there and stays; then they say which.
+fn may_refer(index: &Index, loader: &PageLoader, content: &mut Content) -> Result<bool> {
     match content {
-        Content::Empty => true,
-        Content::Extents(extents) => extents.iter().all(|extent| match extent {
+        Content::Empty => Ok(true),
+        Content::Extents(extents) => Ok(extents.iter_mut().all(|extent| match extent {
             Extent::Hole { .. } => true,
-            Extent::Chunk { chunk, .. } => index.allows(chunk.hint.as_ref()),
-        }),
-        // Where its chunks are is in pages that nobody has read.
-        Content::Paged(_) => index.allows(None),
+            Extent::Chunk { chunk, .. } => {
+                chunk.hint = index.still_there(ObjectType::Data, &chunk.id, chunk.hint.as_ref());
+                chunk.hint.is_some()
+            }
+        })),
+        // Where its chunks are is in pages, which are read only when some pack is gone, or may be.
+        Content::Paged(_) if index.allows(None) => Ok(true),
+        Content::Paged(root) => {
+            root.chunk.hint =
+                index.still_there(ObjectType::Extents, &root.chunk.id, root.chunk.hint.as_ref());
+            is_whole(index, loader, &root.chunk, root.level)
+        }
     }
+}
+
+/// True when a page of level `level`, and everything below it, is in packs that are there and stay.
+fn is_whole(index: &Index, loader: &PageLoader, page: &ChunkRef, level: u8) -> Result<bool> {
+    if index.still_there(ObjectType::Extents, &page.id, page.hint.as_ref()).is_none() {
+        return Ok(false);
+    }
+    let malformed = PageLoader::malformed(page);
+    let decoded = ExtentPage::decode(&loader.load(ObjectType::Extents, page)?).map_err(&malformed)?;
+    if decoded.level != level {
+        return Err(malformed("page of another level"));
+    }
+    for chunk in decoded.items.iter().filter_map(|item| item.chunk) {
+        let whole = match level {
+            0 => index.still_there(ObjectType::Data, &chunk.id, chunk.hint.as_ref()).is_some(),
+            _ => is_whole(index, loader, &chunk, level - 1)?,
+        };
+        if !whole {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The chunks of a block volume's parent.

@@ -1,27 +1,46 @@
 //! Repairs the index before a backup relies on it: damaged or missing segments are rebuilt from the packs' tables.
 
+use std::pin::pin;
 use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::error::{Error, Result};
 use crate::index::{Index, MAX_RECORDS, SegmentName, SyncReport};
+use crate::pack::SessionId;
 use crate::pack::reader::Opener;
 use crate::page::load::is_lost;
 use crate::repository::Repository;
 use crate::store::StoreErrorKind;
 
-/// Packs that are gone from the store are not referred to: what this run needs of them, it stores again.
+/// Tables that are read at the same time: a repository of 4 TiB has 65,536 of them. A table has at most 754 kB in the store
+/// and 2 MB in memory, at a time when nothing else of the run's plan is in use.
+const TABLES: usize = 16;
+
+/// Packs that are gone from the store or have another size are not referred to: what this run needs of them, it stores
+/// again. `parent`: the snapshot whose data may be taken over.
 ///
 /// # Errors
 /// The store's.
-pub(super) async fn exclude_lost(index: &Index, warnings: &mut Vec<String>) -> Result<()> {
-    let lost = index.lost().await?;
-    if let Some(first) = lost.first() {
-        let (count, key) = (lost.len(), first.key());
-        warnings.push(format!(
-            "{count} packs are gone from the store, such as {key}: what is needed of them is stored again; `verify` \
-             tells what older snapshots have lost"
-        ));
-        index.exclude(lost);
+pub(super) async fn check_packs(
+    index: &Index,
+    report: &SyncReport,
+    parent: Option<SessionId>,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    // Whoever read all packs' tables has looked for what its own snapshot needs, and later ones build upon that. An
+    // older snapshot may name packs that were lost together with their segments, and of which nothing else tells.
+    let looked_for = report.last_of_all.is_none_or(|all| parent.is_none_or(|parent| parent >= all));
+    let sound = report.damaged.is_empty() && report.missing.is_empty() && report.beyond_cache == 0;
+    let check = index.check_packs(looked_for && sound).await?;
+    let again = "what is needed of them is stored again; `verify` tells what older snapshots have lost";
+    for (packs, what) in [
+        (&check.lost, "are gone from the store"),
+        (&check.resized, "have another size than when they were written"),
+    ] {
+        if let Some(first) = packs.first() {
+            warnings.push(format!("{} packs {what}, such as {}: {again}", packs.len(), first.key()));
+        }
     }
     Ok(())
 }
@@ -41,28 +60,36 @@ pub(super) async fn repair(
         return Ok(false);
     }
     let store = repository.store();
-    let mut opener =
-        Opener::new(repository.master().clone(), repository.hasher().clone(), repository.epoch());
     let (mut packs, mut chunks) = (0u64, 0u64);
-    let mut uncovered = index.uncovered().await?;
-    loop {
+    let named = stream::try_unfold(index.uncovered().await?, |mut uncovered| async move {
         let found = uncovered.next().await?;
-        if found.is_empty() {
-            break;
-        }
-        for (name, size) in found {
-            match opener.table(&**store, name, size).await {
-                Ok(table) => {
-                    packs += 1;
-                    chunks += table.len() as u64;
-                    index.finished(name, size, table);
-                    if index.pending() >= MAX_RECORDS {
-                        index.flush().await?;
-                    }
+        Ok::<_, Error>((!found.is_empty()).then_some((found, uncovered)))
+    });
+    let named = named.map_ok(|found| stream::iter(found.into_iter().map(Ok::<_, Error>))).try_flatten();
+    let tables = named.map(|named| async move {
+        let (name, size) = named?;
+        let mut opener =
+            Opener::new(repository.master().clone(), repository.hasher().clone(), repository.epoch());
+        Ok::<_, Error>((name, size, opener.table(&**store, name, size).await))
+    });
+    let mut tables = pin!(tables.buffer_unordered(TABLES));
+    while let Some(read) = tables.next().await {
+        let (name, size, table) = read?;
+        match table {
+            Ok(table) => {
+                packs += 1;
+                chunks += table.len() as u64;
+                index.finished(name, size, table);
+                if index.pending() >= MAX_RECORDS {
+                    index.flush().await?;
                 }
-                Err(error) if is_lost(&error) => warnings.push(format!("not in the rebuilt index: {error}")),
-                Err(error) => return Err(error),
             }
+            Err(error) if is_lost(&error) => {
+                // Nor may the parent's places in it be taken over.
+                index.exclude([name]);
+                warnings.push(format!("not in the rebuilt index: {error}"));
+            }
+            Err(error) => return Err(error),
         }
     }
     index.flush().await?;

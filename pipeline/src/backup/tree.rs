@@ -52,8 +52,9 @@ const HEAVY: usize = 4 << 20;
 /// Extents that an entry holds itself; files with more have pages of their own.
 const INLINE_EXTENTS: usize = 64;
 
-/// Files with several links whose contents are remembered. Further links are read again, and found to be known.
-const LINKS: usize = 16 << 10;
+/// What files with several links may hold of memory while their contents are remembered, in extents of about 96 bytes; a
+/// file counts as one more. Links to files that were forgotten are read again, and found to be known.
+const LINKS: usize = 64 << 10;
 
 /// What the driver tells the page writer, in tree order.
 #[derive(Debug)]
@@ -62,8 +63,8 @@ pub(super) enum Draft {
     Entry(Box<Entry>),
     /// An extent of the file whose [`Draft::File`] follows.
     Piece(Piece),
-    /// The file whose extents were sent; `remember` when further links to it may come.
-    File(Box<Entry>, bool),
+    /// The file whose extents were sent; with their number when further links to it may come.
+    File(Box<Entry>, Option<usize>),
     /// The extents sent last belong to a file that could not be read.
     Abandon,
     /// Another link to a file that was remembered.
@@ -91,34 +92,38 @@ pub(super) enum Piece {
 }
 
 /// The last files with several links, by device and inode. Driver and page writer each keep one and do the same with
-/// it, so what one remembers the other knows.
+/// it, by the number of extents that the driver counts, so what one remembers the other knows.
 #[derive(Debug)]
 struct Recent<V> {
-    map: HashMap<(u64, u64), V>,
+    map: HashMap<(u64, u64), (V, usize)>,
     order: VecDeque<(u64, u64)>,
+    extents: usize,
 }
 
 impl<V> Default for Recent<V> {
     fn default() -> Self {
-        Self { map: HashMap::new(), order: VecDeque::new() }
+        Self { map: HashMap::new(), order: VecDeque::new(), extents: 0 }
     }
 }
 
 impl<V> Recent<V> {
-    fn insert(&mut self, entry: &Entry, value: V) {
+    fn insert(&mut self, entry: &Entry, value: V, extents: usize) {
         let key = (entry.device, entry.inode);
-        if self.map.insert(key, value).is_none() {
-            self.order.push_back(key);
-            if self.order.len() > LINKS
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.map.remove(&oldest);
-            }
+        let extents = extents + 1;
+        self.extents += extents;
+        match self.map.insert(key, (value, extents)) {
+            None => self.order.push_back(key),
+            Some((_, before)) => self.extents -= before,
+        }
+        while self.extents > LINKS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.extents -= self.map.remove(&oldest).map_or(0, |(_, extents)| extents);
         }
     }
 
     fn get(&self, entry: &Entry) -> Option<&V> {
-        self.map.get(&(entry.device, entry.inode))
+        self.map.get(&(entry.device, entry.inode)).map(|(value, _)| value)
     }
 }
 
@@ -133,6 +138,8 @@ pub(super) struct Driver<'a> {
     progress: Arc<Progress>,
     bundle: Option<Bundle>,
     links: Recent<Stamp>,
+    /// Extents sent since the last file.
+    extents: usize,
 }
 
 /// What tells that a file was written to.
@@ -178,8 +185,18 @@ impl<'a> Driver<'a> {
         drafts: Sender<Sent>,
         progress: Arc<Progress>,
     ) -> Self {
-        let (heavy, bundle, links) = (Budget::new(HEAVY), None, Recent::default());
-        Self { root, cutter, boundary, jobs, drafts, heavy, progress, bundle, links }
+        Self {
+            root,
+            cutter,
+            boundary,
+            jobs,
+            drafts,
+            heavy: Budget::new(HEAVY),
+            progress,
+            bundle: None,
+            links: Recent::default(),
+            extents: 0,
+        }
     }
 
     /// Deals with one entry; large files are read with `reads`.
@@ -221,10 +238,11 @@ impl<'a> Driver<'a> {
     }
 
     fn file(&mut self, entry: Box<Entry>, linked: bool) -> Result<()> {
+        let extents = std::mem::take(&mut self.extents);
         if linked {
-            self.links.insert(&entry, Stamp::of(&entry));
+            self.links.insert(&entry, Stamp::of(&entry), extents);
         }
-        self.draft(Draft::File(entry, linked))
+        self.draft(Draft::File(entry, linked.then_some(extents)))
     }
 
     fn small(&mut self, entry: &Entry, file: &SmallFile) -> Result<()> {
@@ -306,6 +324,7 @@ impl<'a> Driver<'a> {
             Err(Error::Source { what, source, .. }) => {
                 let reason = source.map_or_else(|| what.clone(), |e| format!("{what}: {e}"));
                 self.progress.skip(&entry.path, reason);
+                self.extents = 0;
                 return self.draft(Draft::Abandon);
             }
             Err(error) => return Err(error),
@@ -321,6 +340,8 @@ impl<'a> Driver<'a> {
             Ok(Some(what)) => self.progress.skip(&entry.path, what),
             Err(e) => self.progress.skip(&entry.path, format!("cannot be looked at after reading: {e}")),
         }
+        // More than that are in pages of their own, which the entry only names.
+        self.extents = self.extents.min(INLINE_EXTENTS);
         self.file(entry, linked)
     }
 
@@ -377,6 +398,9 @@ impl<'a> Driver<'a> {
                 self.close_bundle()?;
             }
         }
+        if matches!(draft, Draft::Piece(_)) {
+            self.extents += 1;
+        }
         let held = self.hold(&draft)?;
         self.drafts.send((draft, held)).map_err(|_| Error::Cancelled)
     }
@@ -423,8 +447,8 @@ pub(super) fn write_pages(
             Draft::File(mut entry, remember) => {
                 entry.content = std::mem::take(&mut extents).finish(lane)?;
                 entries.push(&entry, lane)?;
-                if remember {
-                    links.insert(&entry, entry.content.clone());
+                if let Some(extents) = remember {
+                    links.insert(&entry, entry.content.clone(), extents);
                 }
             }
             Draft::Link(mut entry) => {
@@ -500,13 +524,15 @@ fn append(pages: &mut ExtentWriter, extent: &Extent, lane: &mut Lane) -> Result<
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
     use super::*;
     use crate::chunk::Sizes;
     use crate::entry::EntryKind;
     use crate::seal::MasterKey;
 
-    fn entry(attributes: usize) -> Box<Entry> {
-        Box::new(Entry {
+    fn entry(inode: u64, attributes: usize) -> Entry {
+        Entry {
             path: b"file".to_vec(),
             kind: EntryKind::File,
             mode: 0,
@@ -514,14 +540,14 @@ mod tests {
             gid: 0,
             mtime: Time::default(),
             ctime: Time::default(),
-            size: 0,
-            inode: 0,
-            device: 0,
-            links: 1,
+            size: 1,
+            inode,
+            device: 1,
+            links: 2,
             flags: 0,
             xattrs: vec![(b"user.x".to_vec(), vec![0; attributes])],
             content: Content::Empty,
-        })
+        }
     }
 
     /// What waits for a page writer that is late, after `drafts` entries with so many bytes of attributes.
@@ -534,7 +560,7 @@ mod tests {
         let before = received.len();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                (0..drafts).for_each(|_| driver.draft(Draft::Entry(entry(attributes))).unwrap());
+                (0..drafts).for_each(|_| driver.draft(Draft::Entry(Box::new(entry(0, attributes)))).unwrap());
             });
             let mut waiting = usize::MAX;
             while waiting != received.len() {
@@ -560,5 +586,27 @@ mod tests {
     #[test]
     fn an_entry_larger_than_all_that_may_wait_goes_alone() {
         assert_eq!(waiting(5, HEAVY + 1), 1);
+    }
+
+    #[test]
+    fn linked_files_are_remembered_by_their_extents_and_both_sides_forget_the_same() {
+        // What `BOOKKEEPING` of the plan has room for.
+        assert!(LINKS * size_of::<Extent>() <= 8 << 20, "{}", size_of::<Extent>());
+        let (mut driver, mut writer) = (Recent::default(), Recent::<Vec<u64>>::default());
+        let mut rng = fastrand::Rng::with_seed(1);
+        for _ in 0..50_000 {
+            // Some come again, because the file was written to meanwhile.
+            let (inode, extents) = (rng.u64(..20_000), rng.usize(..=INLINE_EXTENTS));
+            driver.insert(&entry(inode, 0), (), extents);
+            writer.insert(&entry(inode, 0), vec![0; extents], extents);
+            assert!(driver.get(&entry(inode, 0)).is_some());
+        }
+        let held: usize = writer.map.values().map(|(extents, _)| extents.len() + 1).sum();
+        assert_eq!(held, writer.extents);
+        assert!((LINKS / 2..=LINKS).contains(&held), "{held}");
+        assert!(
+            (0..20_000).all(|n| driver.get(&entry(n, 0)).is_some() == writer.get(&entry(n, 0)).is_some())
+        );
+        assert_eq!(writer.map.len(), writer.order.len());
     }
 }

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::ticket::{Answer, Outcome};
 use crate::chunk;
 use crate::entry::ChunkRef;
-use crate::error::{FirstError, Result};
+use crate::error::{Error, FirstError, Result};
 use crate::hash::{Hasher, Id, ObjectType};
 use crate::index::{Claim, Index};
 use crate::pack::upload::Uploads;
@@ -114,11 +114,14 @@ impl Lane {
             return Ok(Outcome::Hole);
         }
         let id = self.shared.hasher.id(ObjectType::Data, &job.data);
-        let chunk = match job.parent.filter(|p| p.id == id && self.shared.index.allows(p.hint.as_ref())) {
-            Some(parent) => {
+        let index = &self.shared.index;
+        let known = job.parent.filter(|p| p.id == id).map(|p| p.hint);
+        let known = known.and_then(|hint| index.still_there(ObjectType::Data, &id, hint.as_ref()));
+        let chunk = match known {
+            Some(at) => {
                 progress.add(Counter::ChunksReused, 1);
                 progress.add(Counter::Reused, len);
-                parent
+                ChunkRef { id, hint: Some(at) }
             }
             None => self.store(ObjectType::Data, id, &job.data, len)?,
         };
@@ -179,6 +182,15 @@ impl Lane {
     }
 }
 
+impl Drop for Lane {
+    /// Chunks that this lane has claimed and not placed will never be: who waits for them has to be told.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.failure.set(Error::Internal("a worker panicked".into()));
+        }
+    }
+}
+
 impl PageSink for Lane {
     fn store_page(&mut self, kind: ObjectType, content: &[u8], chunks: &[ChunkRef]) -> Result<ChunkRef> {
         let id = self.shared.hasher.id(kind, content);
@@ -224,5 +236,64 @@ impl Adapt {
             _ => self.level,
         };
         (std::mem::replace(&mut self.level, level) != level).then_some(level)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+    use super::*;
+    use crate::index::IndexConfig;
+    use crate::io::Pool;
+    use crate::store::Store;
+    use crate::store::local::LocalStore;
+
+    fn shared(runtime: &tokio::runtime::Runtime, dir: &std::path::Path) -> Shared {
+        let store: Arc<dyn Store> = Arc::new(LocalStore::new(dir.join("repository")).unwrap());
+        let master = MasterKey::from_bytes([1; 32]);
+        let config = IndexConfig { cache_dir: Some(dir.join("cache")), ..IndexConfig::default() };
+        let opened = Index::open(Arc::clone(&store), &master, 1, &[1; 16], None, &[], config);
+        let (failure, progress) = (Arc::<FirstError>::default(), Arc::<Progress>::default());
+        Shared {
+            index: Arc::new(runtime.block_on(opened).unwrap().0),
+            hasher: Hasher::new(&master),
+            uploads: Uploads::new(
+                store,
+                runtime.handle().clone(),
+                Pool::new(5 << 20, 2).unwrap(),
+                Arc::clone(&failure),
+                Arc::clone(&progress),
+                Box::new(|_, _, _| {}),
+            ),
+            failure,
+            progress,
+            master,
+            epoch: 1,
+            session: SessionId([1; 12]),
+            level: Level::Auto,
+            pack_bytes: 64 << 20,
+            checkpoint: Duration::from_secs(60),
+            dry_run: false,
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_chunk_of_a_worker_that_panicked() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&runtime, dir.path());
+        let (kind, id) = (ObjectType::Data, Id([7; 32]));
+        let (lane, other) = (Lane::new(&shared, Class::Data), Lane::new(&shared, Class::Data));
+        let panicked = std::thread::spawn(move || {
+            assert_eq!(lane.claim(kind, &id).unwrap(), Claim::New);
+            panic!("on purpose");
+        });
+        assert!(panicked.join().is_err());
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        std::thread::spawn(move || answer.send(other.claim(kind, &id).map_err(|e| e.kind())));
+        let claimed = answered.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(claimed, Err(crate::Kind::Cancelled));
+        assert_eq!(shared.failure.take().unwrap_err().kind(), crate::Kind::Internal);
     }
 }

@@ -7,15 +7,15 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
-
-use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::segment::{MAX_STORED, Segment, SegmentName};
 use super::{Index, sync};
 use crate::error::{Error, Result};
 use crate::pack::{PackName, SessionId};
 use crate::store::{Store, StoreErrorKind};
+use crate::temp;
 
 const NAME: usize = 28;
 /// Names per block of the temporary file.
@@ -45,12 +45,12 @@ fn failed(source: std::io::Error) -> Error {
 }
 
 impl Coverage {
-    /// An empty set.
+    /// An empty set, in a temporary file: in `dir`, or where such files usually go.
     ///
     /// # Errors
-    /// [`Error::Io`] when there is no place for a temporary file.
-    pub fn new() -> Result<Self> {
-        let file = tempfile::tempfile().map_err(failed)?;
+    /// [`Error::Io`] when neither can be written.
+    pub fn new(dir: Option<&Path>) -> Result<Self> {
+        let file = temp::nameless(dir).map_err(failed)?;
         Ok(Self { file, tails: vec![Vec::new(); PARTS], blocks: vec![Vec::new(); PARTS], next: 0 })
     }
 
@@ -161,13 +161,19 @@ impl Index {
             }
         }
         let cache = Arc::clone(&self.cache);
-        let (mut coverage, segments) = sync::blocking(move || cached(&cache.runs(), segments)).await??;
+        let coverage = Coverage::new(self.cache_dir.as_deref())?;
+        let (mut coverage, segments) =
+            sync::blocking(move || cached(&cache.runs(), coverage, segments)).await??;
         let mut damaged = Vec::new();
         for name in segments {
             let key = name.key();
             let stored = match self.store.read_all(&key, MAX_STORED).await {
                 Ok(stored) => stored,
                 Err(e) if e.kind == StoreErrorKind::NotFound => continue,
+                Err(e) if e.kind == StoreErrorKind::OutOfRange => {
+                    damaged.push((key, e.message));
+                    continue;
+                }
                 Err(e) => return Err(e.into()),
             };
             match Segment::open(&self.master, &name, &stored) {
@@ -181,67 +187,12 @@ impl Index {
     }
 }
 
-impl Index {
-    /// Packs that the index would refer to and the store does not have any more, ascending. Lists all packs, 1,000 to
-    /// a request and 16 requests at a time: one round trip for a repository of a TiB.
-    ///
-    /// # Errors
-    /// [`Error::Store`] when the store cannot be listed; [`Error::Io`] when there is no place for a temporary file.
-    pub async fn lost(&self) -> Result<Vec<PackName>> {
-        let cache = Arc::clone(&self.cache);
-        let coverage = sync::blocking(move || {
-            let mut coverage = Coverage::new()?;
-            // A run that cannot be read is a miss, and refers to nothing.
-            for row in cache.runs().iter().flat_map(|run| run.packs().map_while(Result::ok)) {
-                coverage.add(&row.name)?;
-            }
-            Ok::<_, Error>(coverage)
-        });
-        let coverage = coverage.await??;
-        let digits = stream::iter(0..16u8).map(|digit| self.lost_below(digit, &coverage));
-        let mut lost = digits.buffer_unordered(16).try_concat().await?;
-        lost.sort_unstable();
-        Ok(lost)
-    }
-
-    /// [`Index::lost`] of the packs whose name begins with the hexadecimal digit.
-    async fn lost_below(&self, digit: u8, coverage: &Coverage) -> Result<Vec<PackName>> {
-        let prefix = format!("packs/{digit:x}");
-        let mut lost = Vec::new();
-        let mut part = digit << 4;
-        let mut missing = coverage.part(part)?;
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.store.list(&prefix, after.as_deref()).await?;
-            for name in page.objects.iter().filter_map(|o| PackName::from_key(&o.key)) {
-                while part < name.id[0] {
-                    lost.append(&mut missing);
-                    part += 1;
-                    missing = coverage.part(part)?;
-                }
-                if let Ok(place) = missing.binary_search(&name) {
-                    missing.remove(place);
-                }
-            }
-            after = page.objects.last().filter(|_| page.more).map(|last| last.key.clone());
-            if after.is_none() {
-                break;
-            }
-        }
-        lost.append(&mut missing);
-        for part in (part..=(digit << 4 | 0xf)).skip(1) {
-            lost.append(&mut coverage.part(part)?);
-        }
-        Ok(lost)
-    }
-}
-
 /// Takes over the packs of runs whose segments are all still in the store; returns the other segments.
 fn cached(
     runs: &[Arc<super::run::Run>],
+    mut coverage: Coverage,
     mut segments: Vec<SegmentName>,
 ) -> Result<(Coverage, Vec<SegmentName>)> {
-    let mut coverage = Coverage::new()?;
     let mut known = Vec::new();
     for run in runs {
         let Ok(covers) = run.covers() else { continue };

@@ -56,7 +56,8 @@ pub(super) async fn open(
     report.cache_unused = unused;
     // Listed under the lock: a run in the directory covers segments that were stored before it was written.
     let mut listed = list(store.as_ref(), &mut report).await?;
-    (report.missing, report.endless) = missing(&listed, decided);
+    report.last_of_all = last_of_all(&listed);
+    (report.missing, report.endless) = missing(&listed, decided, report.last_of_all);
     let next = listed
         .iter()
         .filter(|l| Some(l.name.session) == session)
@@ -139,10 +140,18 @@ async fn list(store: &dyn Store, report: &mut SyncReport) -> Result<Vec<Listed>>
     Ok(listed)
 }
 
+/// The newest session that has read the tables of all packs.
+fn last_of_all(listed: &[Listed]) -> Option<SessionId> {
+    listed.iter().filter(|l| l.name.last == Last::OfAll).map(|l| l.name.session).max()
+}
+
 /// Segments that must have existed, because a session's later ones do; and sessions of `decided` without a last one.
 /// What was lost before all packs were read again is made good.
-fn missing(listed: &[Listed], decided: &[SessionId]) -> (Vec<String>, Vec<SessionId>) {
-    let last_of_all = listed.iter().filter(|l| l.name.last == Last::OfAll).map(|l| l.name.session).max();
+fn missing(
+    listed: &[Listed],
+    decided: &[SessionId],
+    last_of_all: Option<SessionId>,
+) -> (Vec<String>, Vec<SessionId>) {
     let counts = |session: &SessionId| last_of_all.is_none_or(|all| *session > all);
     let mut missing = Vec::new();
     let mut before: Option<SegmentName> = None;
@@ -228,11 +237,13 @@ async fn fetch(
             Ok(segment) => {
                 if batch.is_full_for(&segment) {
                     let written;
+                    let segments = batch.segments.len() as u64;
                     (locked, written) = std::mem::take(&mut batch).write(locked).await?;
                     used = locked.bytes() + (flying_bytes + size) * ON_DISK;
                     if let Err(e) = written {
                         // The disk is full or failing: what is there serves, the rest is a miss.
                         report.cache_unused = Some(format!("the index cache cannot be written: {e}"));
+                        report.beyond_cache += segments;
                         break;
                     }
                 }
@@ -241,9 +252,11 @@ async fn fetch(
             }
         }
     }
-    report.beyond_cache = left.count() as u64;
+    let segments = batch.segments.len() as u64;
+    report.beyond_cache += left.count() as u64;
     let (locked, written) = batch.write(locked).await?;
     if let Err(e) = written {
+        report.beyond_cache += segments;
         report.cache_unused = Some(format!("the index cache cannot be written: {e}"));
     }
     Ok(locked)

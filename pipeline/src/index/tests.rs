@@ -356,3 +356,54 @@ fn foreign_chunks_are_found() {
     let (kind, id, _) = foreign::chunk(70_000);
     assert_eq!(index.find(kind, &id), None);
 }
+
+#[test]
+fn packs_that_are_gone_or_cut_are_absent_whether_a_segment_tells_or_not() {
+    let bed = Bed::new();
+    let size = 10_000;
+    let (index, _) = bed.open(1);
+    for pack in 1..=3 {
+        let chunks: Vec<_> = (pack * 10..pack * 10 + 5).map(|n| chunk(pack, n)).collect();
+        index.finished(chunks[0].2.pack, size, chunks);
+    }
+    bed.run(index.finish(false)).unwrap();
+    let place = |pack: u64| chunk(pack, pack * 10);
+    // The first is there, the second cut short, the third gone; of the fourth and the fifth no segment tells.
+    for (pack, bytes) in [(1, size), (2, size - 1), (4, size)] {
+        bed.store.put(&place(pack).2.pack.key(), vec![0; usize::try_from(bytes).unwrap()]);
+    }
+    let (index, _) = bed.open(20);
+    assert!(index.find(place(3).0, &place(3).1).is_some(), "not looked at yet");
+    let check = bed.run(index.check_packs(true)).unwrap();
+    assert_eq!((check.lost, check.resized), (vec![place(3).2.pack], vec![place(2).2.pack]));
+    for (pack, there) in [(1, true), (2, false), (3, false), (4, true), (5, false)] {
+        let (kind, id, at) = place(pack);
+        assert_eq!(index.allows(Some(&at)), there, "{pack}");
+        assert_eq!(index.find(kind, &id).is_some(), pack == 1, "{pack}");
+        assert_eq!(index.claim(kind, &id) == Claim::New, pack != 1, "{pack}");
+    }
+    assert!(!index.allows(None));
+    for (pack, there) in [(1, Some(place(1).2)), (4, Some(place(4).2)), (5, None)] {
+        let (kind, id, at) = place(pack);
+        assert_eq!(index.still_there(kind, &id, Some(&at)), there, "{pack}");
+    }
+    assert_eq!(index.missed_pack(), None, "told already");
+    // This session's own come later.
+    let own = Location { pack: PackName { id: [7; 16], session: session_id(20) }, ..place(1).2 };
+    assert!(index.allows(Some(&own)));
+
+    bed.store.put(&place(2).2.pack.key(), vec![0; usize::try_from(size).unwrap()]);
+    bed.store.put(&place(3).2.pack.key(), vec![0; usize::try_from(size).unwrap()]);
+    for named in [true, false] {
+        let (index, _) = bed.open(30);
+        assert_eq!(bed.run(index.check_packs(named)).unwrap(), PackCheck::default());
+        assert_eq!(index.allows(None), named);
+        assert!(index.allows(Some(&place(2).2)) && !index.allows(Some(&place(5).2)));
+        // A place that is gone, of a chunk that has another one, is nothing to tell of.
+        let (kind, id, at) = place(2);
+        assert_eq!(index.still_there(kind, &id, Some(&place(5).2)), Some(at));
+        assert_eq!(index.missed_pack(), None);
+        assert_eq!(index.still_there(kind, &place(5).1, Some(&place(5).2)), None);
+        assert_eq!(index.missed_pack(), Some(place(5).2.pack));
+    }
+}

@@ -121,6 +121,9 @@ impl Repository {
         let stored = match store.read_all(CONFIG_KEY, MAX_CONFIG).await {
             Ok(stored) => stored,
             Err(e) if e.kind == StoreErrorKind::NotFound => return Err(missing(&*store).await?),
+            Err(e) if e.kind == StoreErrorKind::OutOfRange => {
+                return Err(Error::damaged(CONFIG_KEY, e.message));
+            }
             Err(e) => return Err(e.into()),
         };
         let location = store.location();

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::error::Kind;
 use crate::gc::{Phase, write_list};
-use crate::manifest::VolumeKind;
+use crate::manifest::{SkippedItem, VolumeKind};
 use crate::pack::PackName;
 use crate::repository::test_store::{TestStore, volume};
 use crate::store::Store;
@@ -256,4 +256,59 @@ fn futures_can_move_between_threads() {
         is_send(&gc::visit_unusable(repository, 0, &mut |_| {}));
     }
     let _ = check;
+}
+
+#[tokio::test]
+async fn a_manifest_that_nobody_could_read_is_not_committed() {
+    let (store, repository) = TestStore::repository().await;
+    let session = Session::open(&repository, &volume("a")).await.unwrap();
+    let mut manifest = blank("a");
+    // Nothing that compresses would be too large.
+    let mut rng = fastrand::Rng::with_seed(1);
+    let noise: String = std::iter::repeat_with(|| rng.alphanumeric()).take(24 << 20).collect();
+    manifest.tags.insert("long".into(), noise);
+    let error = session.commit(manifest).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage, "{error}");
+    assert!(store.keys(manifest::SNAPSHOTS_PREFIX).is_empty());
+    // It can still say that it failed.
+    session.end(Outcome::Failed).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_long_skipped_items_leave_a_manifest_that_can_be_read() {
+    let (store, repository) = TestStore::repository().await;
+    let session = Session::open(&repository, &volume("a")).await.unwrap();
+    let mut manifest = blank("a");
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut item = || SkippedItem {
+        path: std::iter::repeat_with(|| rng.u8(128..)).take(17_000).collect::<Vec<u8>>().into(),
+        reason: "permission denied".into(),
+    };
+    manifest.skipped_items = (0..700).map(|_| item()).collect();
+    manifest.skipped = 700;
+    assert!(matches!(session.commit(manifest).await.unwrap(), Committed::Done(_)));
+    let Some(Commit::Snapshot(read)) = manifest::read(&repository, session.manifest_key()).await.unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!(read.skipped, 700);
+    assert!(read.skipped_items.len() > 100, "{}", read.skipped_items.len());
+    let stored = store.stat(&session.manifest_key().key()).await.unwrap().size;
+    assert!(stored < 2 << 20, "{stored}");
+}
+
+#[tokio::test]
+async fn a_session_is_renewed_for_as_long_as_it_is_kept_alive() {
+    let (store, repository) = TestStore::repository().await;
+    let session = Arc::new(Session::open(&repository, &volume("a")).await.unwrap());
+    let runtime = tokio::runtime::Handle::current();
+    let overdue = async || {
+        session.state.lock().await.written = Instant::now().checked_sub(RENEW_EVERY).unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        names(&store).len()
+    };
+    let alive = Alive::every(&runtime, &session, Duration::from_millis(5));
+    assert_eq!((overdue().await, overdue().await), (2, 3));
+    drop(alive);
+    assert_eq!(overdue().await, 3);
 }

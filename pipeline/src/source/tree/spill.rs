@@ -11,6 +11,7 @@ use rustix::fs::FallocateFlags;
 
 use super::list::Hint;
 use crate::error::{Error, Result};
+use crate::temp;
 
 /// Bytes of a run that are read or written at a time.
 pub(super) const BUFFER: usize = 8 * 1024;
@@ -52,8 +53,7 @@ impl Spill {
     pub(super) fn writer(&mut self) -> Result<RunWriter> {
         if self.file.is_none() {
             // A cache directory that cannot be written costs speed, never a backup.
-            let file = tempfile::tempfile_in(&self.dir)
-                .or_else(|_| tempfile::tempfile())
+            let file = temp::nameless(Some(&self.dir))
                 .map_err(Error::io("create a temporary file for sorting in", &self.dir))?;
             self.file = Some(file);
         }

@@ -150,9 +150,13 @@ impl S3Store {
     where
         F: Future<Output = Result<T, StoreError>> + Send,
     {
+        // Several may be refused at the same time. Each of them has sent the checksum, and tries again; the first says so.
+        let sent = self.checksums.load(Relaxed);
         match request().await {
-            Err(e) if error::refuses_checksum(&e) && self.checksums.swap(false, Relaxed) => {
-                tracing::warn!(store = self.location(), error = %e, "no CRC-64/NVME here: signing payloads instead");
+            Err(e) if sent && error::refuses_checksum(&e) => {
+                if self.checksums.swap(false, Relaxed) {
+                    tracing::warn!(store = self.location(), error = %e, "no CRC-64/NVME here: signing payloads instead");
+                }
                 request().await
             }
             done => done,

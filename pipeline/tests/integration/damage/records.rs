@@ -2,35 +2,46 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use tradewind_pipeline::backup;
 use tradewind_pipeline::gc::{self, Phase};
 use tradewind_pipeline::manifest::catalog::{self, Filter, What};
 use tradewind_pipeline::manifest::{self, SnapshotKey, VolumeName};
 use tradewind_pipeline::pack::{PackName, SessionId};
+use tradewind_pipeline::progress::Progress;
 use tradewind_pipeline::repository::Repository;
 use tradewind_pipeline::seal::Secret;
-use tradewind_pipeline::session::{Checkpoint, Outcome, Session};
+use tradewind_pipeline::session::{Checkpoint, OpenUpload, Outcome, Session};
+use tradewind_pipeline::store::StoreErrorKind;
+use tradewind_pipeline::store::fault::{Effect, Fault, Faulty};
+use tradewind_pipeline::store::local::LocalStore;
+use tradewind_pipeline::store::record::Operation;
 use tradewind_pipeline::verify::{self, Mode, VerifyOptions};
 use tradewind_pipeline::{Error, Kind};
 
 use super::harm::{Opened, Original, cut, delete, flip};
-use crate::bed::secret;
+use crate::bed::{Bed, engines, noise, secret};
 
 /// Does something to the object at a path.
 type Harm<'a> = Box<dyn Fn(&Path) + 'a>;
 
-/// Flipped bits all over an object, cuts, and nothing left of it.
+/// Flipped bits all over an object, cuts, and more of it than any reader takes.
 fn harms(path: &Path) -> Vec<Harm<'static>> {
     let size = usize::try_from(fs::metadata(path).unwrap().len()).unwrap();
     let mut all: Vec<Harm<'static>> = vec![];
     for at in [0, 9, 11, 14, 25, size / 2, size - 17, size - 1] {
         all.push(Box::new(move |p| flip(p, at)));
     }
-    for to in [0, 10, size / 2, size - 1] {
+    for to in [0, 10, size / 2, size - 1, TOO_LARGE] {
         all.push(Box::new(move |p| cut(p, to as u64)));
     }
     all
 }
+
+/// More than readers take of any record.
+const TOO_LARGE: usize = 17 << 20;
 
 fn second() -> Secret {
     Secret::KeyFile(vec![8; 64].into())
@@ -238,7 +249,10 @@ fn records_of_sessions_hold_nothing_that_a_snapshot_needs() {
             // The same for each way to be damaged: a sealed object opens or it does not.
             if n == 0 {
                 opened.all_restore();
-                opened.backs_up();
+                let warnings = opened.backs_up();
+                // Of what is read of a run that stopped.
+                let told = warnings.iter().any(|w| w.contains(key.as_str()));
+                assert!(told || kind != "-checkpoint", "{key}: {warnings:?}");
             }
         }
         let opened = original.harmed(key, delete).open();
@@ -276,4 +290,84 @@ fn damaged_lists_of_condemned_packs_stop_writers_and_not_readers() {
     opened.does_not_back_up();
     opened.all_restore();
     assert_eq!(original.harmed("gc/00000001/condemned", delete).open().backs_up(), [""; 0]);
+}
+
+#[test]
+fn garbage_in_a_manifests_place_stops_nobody() {
+    let original = Original::new();
+    let volume = VolumeName::new("another").unwrap();
+    let own = VolumeName::new("tree").unwrap();
+    for (volume, id) in [(volume, 0xFF), (own, 0x01)] {
+        let at = SnapshotKey { volume: original.bed.repository.volume_key(&volume), id: SessionId([id; 12]) };
+        for size in [100_000, TOO_LARGE] {
+            let opened = original.harmed("config", |_| {}).open();
+            let path = opened.bed.path("repo").join(at.key());
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, vec![0xA5; size]).unwrap();
+            opened.all_restore();
+            let warnings = opened.backs_up();
+            assert!(warnings.is_empty(), "{size} bytes: {warnings:?}");
+            assert_eq!(listed(&opened).1, [at.key()]);
+            let damages = opened.verify(Mode::Structure).damages;
+            assert_eq!(damages.iter().map(|d| d.object.clone()).collect::<Vec<_>>(), [at.key()]);
+        }
+    }
+}
+
+#[test]
+fn tables_of_packs_are_read_many_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Faulty::new(Arc::new(LocalStore::new(dir.path().join("repo")).unwrap())));
+    let bed = Bed::over(dir, store.clone(), engines()[0]);
+    let image = bed.path("image");
+    for seed in 0..8 {
+        fs::write(&image, noise(300_000, seed)).unwrap();
+        bed.backup(&image);
+    }
+    fs::remove_dir_all(bed.path("repo/index")).unwrap();
+    store.add(Fault::new(Operation::Read, Effect::Delay(Duration::from_millis(250))).prefix("packs/"));
+    let before = Instant::now();
+    let report = bed.backup(&image);
+    assert!(report.warnings.iter().any(|w| w.contains("rebuilt the index of")), "{:?}", report.warnings);
+    // At least sixteen packs with two reads each: eight seconds, one after the other.
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+}
+
+#[test]
+fn warnings_reach_the_user_of_a_run_that_fails_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Faulty::new(Arc::new(LocalStore::new(dir.path().join("repo")).unwrap())));
+    let bed = Bed::over(dir, store.clone(), engines()[0]);
+    let image = bed.path("image");
+    fs::write(&image, noise(300_000, 1)).unwrap();
+    let first = bed.backup(&image).manifest.unwrap();
+    let manifest = at(&bed.repository, "v", first.id).key();
+    flip(&bed.path("repo").join(&manifest), 40);
+    bed.runtime.block_on(async {
+        let stopped = Session::open(&bed.repository, &VolumeName::new("v").unwrap()).await.unwrap();
+        let upload = OpenUpload { key: "packs/00/a".into(), upload: "b".into() };
+        let checkpoint = Checkpoint { uploads: vec![upload], ..Checkpoint::default() };
+        stopped.checkpoint(&checkpoint).await.unwrap();
+        stopped.end(Outcome::Failed).await.unwrap();
+    });
+    let run = || {
+        let progress = Arc::new(Progress::default());
+        let told: Arc<Mutex<Vec<String>>> = Arc::default();
+        let sink = Arc::clone(&told);
+        progress.on_warning(move |text| sink.lock().unwrap().push(text.to_owned()));
+        let result = backup::run(bed.runtime.handle(), &bed.repository, &bed.options(&image), &progress);
+        (result, told.lock().unwrap().clone())
+    };
+    for operation in [Operation::Create, Operation::List] {
+        let prefix = if operation == Operation::Create { "snapshots/" } else { "packs/" };
+        store.add(Fault::new(operation, Effect::Fail(StoreErrorKind::Denied)).prefix(prefix));
+        let (failed, told) = run();
+        assert_eq!(failed.unwrap_err().kind(), Kind::Store);
+        assert!(told.iter().any(|w| w.contains(&manifest)), "{told:?}");
+        assert!(told.iter().any(|w| w.contains("1 uploads")), "{told:?}");
+        store.clear();
+    }
+    let (done, told) = run();
+    assert!(done.unwrap().warnings.iter().any(|w| w.contains(&manifest)));
+    assert_eq!(told, [""; 0], "they are in the report");
 }

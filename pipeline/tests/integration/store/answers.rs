@@ -207,6 +207,28 @@ async fn servers_without_the_checksum_get_signed_payloads() {
     assert_eq!(sent, ["UNSIGNED-PAYLOAD", SHA256, SHA256]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 6)]
+async fn all_who_were_refused_with_the_checksum_try_without_it() {
+    const AT_ONCE: usize = 3;
+    // Nobody is refused before all have asked.
+    let asked = std::sync::Barrier::new(AT_ONCE);
+    let fake = Fake::start(true, move |a| match a.header("x-amz-checksum-crc64nvme") {
+        Some(_) => {
+            asked.wait();
+            let body =
+                "<Error><Code>InvalidRequest</Code><Message>Unknown checksum algorithm</Message></Error>";
+            answer(400, &[("content-type", "application/xml")], body)
+        }
+        None => ok(),
+    })
+    .await;
+    let store = fake.store().await;
+    let (a, b, c) =
+        tokio::join!(store.create("a", body()), store.create("b", body()), store.create("c", body()));
+    a.and(b).and(c).unwrap();
+    assert_eq!(fake.asked().len(), 2 * AT_ONCE);
+}
+
 #[tokio::test]
 async fn reads_are_exact_or_fail() {
     // Too short, too long, whole instead of the range.
