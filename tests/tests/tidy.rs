@@ -338,23 +338,6 @@ fn every_counter_is_documented() {
 }
 
 #[test]
-fn every_golden_repository_has_a_test() {
-    let Ok(golden) = fs::read_dir(root().join("tests/data")) else {
-        eprintln!("no tests/data yet");
-        return;
-    };
-    let this = "tests/tests/tidy.rs";
-    let tests: Vec<Source> = sources().into_iter().filter(|s| s.is_rust() && s.path != this).collect();
-    none(
-        "in tests/data, but no test names it",
-        golden.map(Result::unwrap).filter(|e| e.path().is_dir()).filter_map(|e| {
-            let name = e.file_name().into_string().unwrap();
-            (!tests.iter().any(|s| s.text.contains(&name))).then_some(name)
-        }),
-    );
-}
-
-#[test]
 fn the_flow_is_the_same_everywhere() {
     const FLOW: &str = "source ─► io ─► chunk ─► index ─► seal ─► pack ─► store ─► manifest";
     let places = ["README.md", "ARCHITECTURE.md", "pipeline/src/lib.rs", "pipeline/src/backup.rs"];

@@ -225,6 +225,8 @@ fn a_pack_that_was_cut_is_not_referred_to_again() {
     let original = Original::new();
     for n in [0, 1] {
         let volume = ["image", "tree"][n];
+        // Of all packs together: one may hold nothing but what has changed since.
+        let mut stored = 0;
         for key in original.taken[n].packs(&original.bed, 1) {
             let size = fs::metadata(original.bed.path("repo").join(key)).unwrap().len();
             for parent in [ParentChoice::Auto, ParentChoice::None] {
@@ -234,7 +236,7 @@ fn a_pack_that_was_cut_is_not_referred_to_again() {
                 let report = opened.bed.backup_with(&options).unwrap();
                 let told = |w: &String| w.contains(key) && w.contains("another size");
                 assert!(report.warnings.iter().any(told), "{volume}: {:?}", report.warnings);
-                assert!(report.statistics.new > 0, "{volume}: nothing was stored again");
+                stored += report.statistics.new;
                 // Sound without the pack that was cut.
                 delete(&opened.bed.path("repo").join(key));
                 let target = opened.bed.path("healed");
@@ -242,5 +244,6 @@ fn a_pack_that_was_cut_is_not_referred_to_again() {
                 assert_eq!(contents(&original.bed.path(volume)), contents(&target), "{volume}");
             }
         }
+        assert!(stored > 0, "{volume}: nothing was stored again");
     }
 }
