@@ -21,9 +21,9 @@ mod readahead;
 mod repair;
 mod ticket;
 mod tree;
-mod work;
+mod worker;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -36,28 +36,24 @@ use tokio::runtime::Handle;
 use crate::chunk::{Cutter, Sizes, valid_block_chunk};
 use crate::entry::{PageRef, Time};
 use crate::error::{Error, FirstError, Result};
-use crate::gc;
-use crate::index::{Index, IndexConfig, MAX_RECORDS, SyncReport};
+use crate::index::{Index, IndexConfig, MAX_RECORDS};
 use crate::io::{EngineChoice, Pool, Probe, probe};
 use crate::limits::{BLOCK_READ, FILE_READ, Limits, Plan, plan};
-use crate::manifest::{
-    self, Commit, Counts, Manifest, SnapshotKey, Statistics, VolumeKind, VolumeName, catalog,
-    skipped::SkippedItems,
-};
+use crate::manifest::{Counts, Manifest, Statistics, VolumeKind, VolumeName, catalog, skipped::SkippedItems};
 use crate::pack::upload::Uploads;
 use crate::pack::{Class, SessionId};
 use crate::page::entries::{EntryWriter, boundary_key};
 use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress, Skipped};
+use crate::repository::reading::{index_warnings, open_index};
 use crate::repository::{CdcSizes, Repository};
 use crate::seal::Level;
 use crate::session::{Alive, Checkpoint, Leftover, OpenUpload, Session, abort_uploads, host_name, leftovers};
 use crate::source::block::BlockSource;
 use crate::source::tree::TreeOptions;
 use parent::Parent;
-pub(crate) use parent::loader;
 use readahead::ReadAhead;
-use work::{Job, Lane, Shared};
+use worker::{Job, Lane, Shared};
 
 /// What to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -575,43 +571,6 @@ fn join(pages: std::thread::ScopedJoinHandle<'_, Result<PageRef>>, failure: &Fir
     }
 }
 
-/// Opens the index for reading, or for writing as `session`, without the packs that a collector has condemned. Of the
-/// sessions of `decided`, those that committed must have a last segment.
-pub(crate) async fn open_index(
-    repository: &Repository,
-    session: Option<SessionId>,
-    decided: &[SnapshotKey],
-    config: &IndexConfig,
-) -> Result<(Index, SyncReport)> {
-    let store = Arc::clone(repository.store());
-    let sessions: Vec<SessionId> = decided.iter().map(|at| at.id).collect();
-    let (index, mut report) = Index::open(
-        store,
-        repository.master(),
-        repository.epoch(),
-        &repository.id().0,
-        session,
-        &sessions,
-        config.clone(),
-    )
-    .await?;
-    let endless: HashSet<SessionId> = report.endless.iter().copied().collect();
-    for at in decided.iter().filter(|at| endless.contains(&at.id)) {
-        match manifest::read(repository, *at).await {
-            Ok(Some(Commit::Snapshot(_))) => report.missing.push(format!("index/*/{}-*.end", at.id)),
-            // A fenced session owes nothing, and what is damaged is named by who reads manifests.
-            Ok(Some(Commit::Tombstone(_)) | None) | Err(Error::Damaged { .. }) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    if session.is_some() {
-        let mut condemned = Vec::new();
-        gc::visit_unusable(repository, 0, &mut |pack| condemned.push(pack)).await?;
-        index.exclude(condemned);
-    }
-    Ok((index, report))
-}
-
 /// Opens the index for a backup. For one that writes, as `session`, it is checked and repaired first; true: rebuilt.
 /// `parent`: the snapshot whose data may be taken over.
 async fn open_for(
@@ -647,13 +606,6 @@ async fn open_for(
     repair::check_packs(&index, &report, parent, warnings).await?;
     let rebuilt = repair::repair(repository, &index, &report, warnings).await?;
     Ok((index, rebuilt))
-}
-
-/// What the user should know about the state of the index.
-pub(crate) fn index_warnings(report: &SyncReport) -> Vec<String> {
-    let damaged = report.damaged.iter().map(|(key, why)| format!("index segment {key} is damaged: {why}"));
-    let missing = report.missing.iter().map(|key| format!("index segment {key} is missing"));
-    damaged.chain(missing).chain(report.cache_unused.clone()).collect()
 }
 
 /// Sessions of earlier runs that did not finish. Uploads of those that are dead are aborted.

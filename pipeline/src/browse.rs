@@ -12,7 +12,6 @@ use tokio::runtime::Handle;
 
 pub use diff::{Change, diff};
 
-use crate::backup::{loader, open_index};
 use crate::entry::{Content, Entry, EntryKind, PageRef};
 use crate::error::{Error, Result};
 use crate::index::IndexConfig;
@@ -23,6 +22,7 @@ use crate::page::load::PageLoader;
 use crate::page::walk::EntryWalk;
 use crate::progress::Progress;
 use crate::repository::Repository;
+use crate::repository::reading::{loader, open_index};
 use crate::restore::{self, stream};
 
 /// What to list.

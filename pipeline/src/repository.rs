@@ -26,6 +26,7 @@ use crate::store::{Store, StoreErrorKind};
 pub mod config;
 mod keyring;
 mod open;
+pub(crate) mod reading;
 pub mod slots;
 #[cfg(test)]
 pub(crate) mod test_store;

@@ -11,12 +11,10 @@
 
 mod block;
 mod damages;
-mod device;
 pub(crate) mod fetch;
 pub(crate) mod plan;
 mod sample;
 pub(crate) mod stream;
-pub mod target;
 mod tree;
 
 use std::io::Write;
@@ -28,7 +26,6 @@ use tokio::sync::Semaphore;
 
 pub(crate) use damages::Damages;
 
-use crate::backup::{index_warnings, loader, open_index};
 use crate::error::{Error, FirstError, Result};
 use crate::index::IndexConfig;
 use crate::io::{EngineChoice, EngineKind, Pool, Probe, probe};
@@ -39,6 +36,7 @@ use crate::page::load::PageLoader;
 use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress};
 use crate::repository::Repository;
+use crate::repository::reading::{index_warnings, loader, open_index};
 
 /// Where to restore to.
 pub enum Target {

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::backup::{loader, open_index};
 use crate::entry::{ChunkRef, Content, Entry, Extent, PageRef};
 use crate::error::{Error, Result};
 use crate::hash::ObjectType;
@@ -26,6 +25,7 @@ use crate::page::load::{PageLoader, is_lost};
 use crate::page::walk::{EntryWalk, ExtentWalk};
 use crate::progress::Progress;
 use crate::repository::Repository;
+use crate::repository::reading::{loader, open_index};
 
 /// How much to read.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::parent::Extents;
 use super::readahead::ReadAhead;
 use super::ticket::{Outcome, Ticket, ticket};
-use super::work::{Job, Lane};
+use super::worker::{Job, Lane};
 use crate::entry::PageRef;
 use crate::error::{Error, FirstError, Result};
 use crate::io::Buf;

@@ -9,16 +9,15 @@ use crate::entry::{ChunkRef, Content, Extent};
 use crate::error::{Error, Result};
 use crate::hash::ObjectType;
 use crate::index::Index;
-use crate::limits::Pace;
 use crate::manifest::catalog::{self, Filter};
 use crate::manifest::{Manifest, VolumeKind, VolumeName};
 use crate::pack::PackName;
-use crate::pack::reader::Opener;
 use crate::page::extents::ExtentPage;
 use crate::page::load::{PageLoader, is_lost};
 use crate::page::walk::{EntryCursor, ExtentWalk};
 use crate::progress::Progress;
 use crate::repository::Repository;
+use crate::repository::reading::loader;
 use crate::source::tree;
 
 /// The parent, if there is one.
@@ -197,23 +196,4 @@ impl Extents {
         self.walk = self.walk.take().filter(|_| more);
         Ok(found)
     }
-}
-
-/// A page loader for `repository`, which fetches at `pace`, if there is one.
-pub(crate) fn loader(
-    runtime: &Handle,
-    repository: &Repository,
-    index: &Arc<Index>,
-    progress: &Arc<Progress>,
-    pace: Option<Arc<Pace>>,
-) -> Arc<PageLoader> {
-    let opener = Opener::new(repository.master().clone(), repository.hasher().clone(), repository.epoch());
-    Arc::new(PageLoader::new(
-        Arc::clone(repository.store()),
-        Arc::clone(index),
-        opener,
-        runtime.clone(),
-        Arc::clone(progress),
-        pace,
-    ))
 }

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::held::{Budget, Held};
 use super::readahead::ReadAhead;
 use super::ticket::{Answer, Outcome, Ticket, ticket};
-use super::work::{Job, Lane};
+use super::worker::{Job, Lane};
 use crate::chunk::Cutter;
 use crate::entry::{ChunkRef, Content, Entry, Extent, PageRef, Time};
 use crate::error::{Error, Result};

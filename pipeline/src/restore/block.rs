@@ -1,12 +1,14 @@
 //! Restores a block volume to a file or device: chunks out of order, holes as zeros.
 
+mod target;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::target::BlockTarget;
 use super::Run;
-use super::device::BlockTarget;
 use super::fetch::{Deliver, fetcher};
 use super::sample::Sample;
 use crate::error::{Error, Result};

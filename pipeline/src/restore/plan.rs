@@ -131,9 +131,9 @@ fn coalesce<T>(mut frames: Vec<Frame<T>>) -> Vec<Fetch<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::open_index;
     use crate::index::IndexConfig;
     use crate::pack::SessionId;
+    use crate::repository::reading::open_index;
     use crate::repository::test_store::TestStore;
     use crate::seal::Codec;
 

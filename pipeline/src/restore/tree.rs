@@ -4,6 +4,8 @@
 //! files are restored at the same time and none of them is kept open. Only files of several chunks, and files with
 //! further links, are made by the planner.
 
+mod target;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -15,9 +17,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::target::{Linked, TargetFile, TargetOptions, TreeTarget};
 use super::fetch::{Deliver, Fetcher, fetcher};
 use super::sample::Sample;
-use super::target::{Linked, TargetFile, TargetOptions, TreeTarget};
 use super::{Damages, Run};
 use crate::entry::{Content, Entry, EntryKind, Extent};
 use crate::error::{Error, FirstError, Result};

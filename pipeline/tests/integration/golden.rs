@@ -82,7 +82,10 @@ fn every_released_repository_restores() {
         .collect();
     versions.sort();
     let names: Vec<_> = versions.iter().filter_map(|p| p.file_name()?.to_str()).collect();
-    assert!(VERSIONS.iter().all(|version| names.contains(version)), "of {VERSIONS:?} there are only {names:?}");
+    assert!(
+        VERSIONS.iter().all(|version| names.contains(version)),
+        "of {VERSIONS:?} there are only {names:?}"
+    );
     for folder in versions {
         eprintln!("{}", folder.display());
         let expected: Expected =

@@ -42,17 +42,17 @@ use crate::progress::{Counter, Progress};
 
 /// How to restore a tree.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct TargetOptions {
+pub(super) struct TargetOptions {
     /// Restore into a directory that is not empty. Files in the way are replaced, directories are kept.
-    pub overwrite: bool,
+    pub(super) overwrite: bool,
     /// Restore owners, setuid and setgid, devices, `trusted` and `security` attributes, and the flags that only root
     /// may set. Without it these are left out and counted ([`Counter::Unprivileged`]); a device is reported.
-    pub privileged: bool,
+    pub(super) privileged: bool,
 }
 
 /// The directory that is being restored to.
 #[derive(Debug)]
-pub struct TreeTarget<'p> {
+pub(super) struct TreeTarget<'p> {
     path: PathBuf,
     options: TargetOptions,
     dirs: Directories,
@@ -62,21 +62,21 @@ pub struct TreeTarget<'p> {
 
 /// A regular file that is being restored.
 #[derive(Debug)]
-pub struct TargetFile {
+pub(super) struct TargetFile {
     file: Arc<File>,
 }
 
 impl TargetFile {
     /// The file, open for reading and writing, of its final size. What is not written reads as zeros and takes no
     /// space.
-    pub fn file(&self) -> &Arc<File> {
+    pub(super) fn file(&self) -> &Arc<File> {
         &self.file
     }
 }
 
 /// What became of a name of a file that may have several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Linked {
+pub(super) enum Linked {
     /// The first name: create the file, then call [`TreeTarget::remember_link`].
     First,
     /// The name exists now and its file is or will be restored under another one; nothing is left to do for it.
@@ -89,7 +89,7 @@ impl<'p> TreeTarget<'p> {
     /// Opens `path` for restoring. It must be absent, and is created with its parents then, or an empty directory (an
     /// empty `lost+found` does not count), unless `overwrite`. Everything else is [`Error::Target`] with nothing
     /// changed. Trouble with single entries will be reported to `progress`.
-    pub fn open(path: &Path, options: TargetOptions, progress: &'p Progress) -> Result<Self> {
+    pub(super) fn open(path: &Path, options: TargetOptions, progress: &'p Progress) -> Result<Self> {
         let refuse = |what: &str| Error::Target { path: path.to_owned(), what: what.into(), source: None };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(CWD, path, flags, Mode::empty());
@@ -164,7 +164,7 @@ impl<'p> TreeTarget<'p> {
 
     /// Creates a directory, for us alone until [`TreeTarget::finish_directory`]. The root entry (empty path) is the
     /// target itself and comes first when it is restored at all.
-    pub fn directory(&self, entry: &Entry) -> Result<()> {
+    pub(super) fn directory(&self, entry: &Entry) -> Result<()> {
         if entry.path.is_empty() {
             metadata::take_over(self.dirs.root());
             return Ok(());
@@ -196,7 +196,7 @@ impl<'p> TreeTarget<'p> {
 
     /// Creates a regular file of its final size, readable for us alone. `None` when it could not be created, which
     /// was reported. The data is written by the caller, through the descriptor.
-    pub fn file(&self, entry: &Entry) -> Result<Option<TargetFile>> {
+    pub(super) fn file(&self, entry: &Entry) -> Result<Option<TargetFile>> {
         let Some((dir, name)) = self.parent(&entry.path)? else { return Ok(None) };
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC;
         let create = || rustix::fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR);
@@ -225,27 +225,9 @@ impl<'p> TreeTarget<'p> {
         Ok(Some(TargetFile { file: Arc::new(file) }))
     }
 
-    /// Opens a file again that [`TreeTarget::file`] has created in this run and that was closed since. `None` when it
-    /// is not there, which was reported.
-    pub fn reopen(&self, entry: &Entry) -> Result<Option<TargetFile>> {
-        let Some((dir, name)) = self.parent(&entry.path)? else { return Ok(None) };
-        // The directory is ours alone, so what is there is what we made; a fifo would still not be waited for.
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(&dir, name, flags, Mode::empty());
-        let checked = opened.and_then(|fd| {
-            let is_file = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == FileType::RegularFile;
-            rustix::fs::fcntl_setfl(&fd, rustix::fs::fcntl_getfl(&fd)? - OFlags::NONBLOCK)?;
-            if is_file { Ok(fd) } else { Err(Errno::EXIST) }
-        });
-        match checked {
-            Ok(fd) => Ok(Some(TargetFile { file: Arc::new(File::from(fd)) })),
-            Err(errno) => self.skip(&entry.path, "file cannot be opened again", errno).map(|()| None),
-        }
-    }
-
     /// Gives a file its metadata, after its last byte was written.
     #[expect(clippy::needless_pass_by_value, reason = "nobody may write to a file that is finished")]
-    pub fn finish_file(&self, file: TargetFile, entry: &Entry) -> Result<()> {
+    pub(super) fn finish_file(&self, file: TargetFile, entry: &Entry) -> Result<()> {
         let mut kept_back = 0;
         if entry.links > 1 && self.options.privileged {
             // A file that must not change cannot get another name either.
@@ -262,7 +244,7 @@ impl<'p> TreeTarget<'p> {
     }
 
     /// Creates a symbolic link, device, fifo or socket with its metadata.
-    pub fn other(&self, entry: &Entry) -> Result<()> {
+    pub(super) fn other(&self, entry: &Entry) -> Result<()> {
         let Some((dir, name)) = self.parent(&entry.path)? else { return Ok(()) };
         let is_device = matches!(entry.kind, EntryKind::BlockDevice { .. } | EntryKind::CharDevice { .. });
         if is_device && !self.options.privileged {
@@ -298,7 +280,7 @@ impl<'p> TreeTarget<'p> {
 
     /// Makes one more name of a file that was restored before under another one. To be called for everything but
     /// directories with more than one link, before the file is created.
-    pub fn link(&self, entry: &Entry) -> Result<Linked> {
+    pub(super) fn link(&self, entry: &Entry) -> Result<Linked> {
         let Some((dir, name)) = self.parent(&entry.path)? else { return Ok(Linked::Skipped) };
         for _ in 0..2 {
             match self.links.link(self.dirs.root(), entry, &dir, name) {
@@ -329,7 +311,7 @@ impl<'p> TreeTarget<'p> {
 
     /// After the first name of a file was created: makes it known to the names to come. [`Linked::Done`] when another
     /// thread was quicker; then the name is one of that thread's file, and what was created here is gone.
-    pub fn remember_link(&self, entry: &Entry) -> Result<Linked> {
+    pub(super) fn remember_link(&self, entry: &Entry) -> Result<Linked> {
         let Some((dir, name)) = self.parent(&entry.path)? else { return Ok(Linked::Skipped) };
         match self.links.remember(self.dirs.root(), entry, &dir, name) {
             Ok(true) => Ok(Linked::First),
@@ -346,7 +328,7 @@ impl<'p> TreeTarget<'p> {
 
     /// Gives a directory its metadata, after everything in it is finished. The root is last: it ends the run. A
     /// directory that is not there is passed over.
-    pub fn finish_directory(&self, entry: &Entry) -> Result<()> {
+    pub(super) fn finish_directory(&self, entry: &Entry) -> Result<()> {
         if entry.path.is_empty() {
             self.links.finish(self.dirs.root());
             let root = self.dirs.root();
@@ -363,7 +345,7 @@ impl<'p> TreeTarget<'p> {
     }
 
     /// Waits until everything is on the disk. A failure is final: what was written may be lost.
-    pub fn sync(&self) -> Result<()> {
+    pub(super) fn sync(&self) -> Result<()> {
         rustix::fs::syncfs(self.dirs.root())
             .map_err(|e| Error::target_io(&self.path, "cannot be synced", e.into()))
     }
