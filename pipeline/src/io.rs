@@ -7,8 +7,8 @@
 //! ```
 //!
 //! **Memory.** A [`Pool`] is one mapping cut into equal buffers aligned to 4,096 bytes, and its user
-//! has no other memory: when it is empty, the user waits. A [`Buf`] has one owner. It can be frozen into shared `Bytes` without a copy,
-//! cut into chunks and handed down the line; when the last slice is dropped the buffer is back in the pool.
+//! has no other memory: when it is empty, the user waits. A [`Buf`] has one owner. It can be frozen into shared `Bytes`
+//! without a copy, cut into chunks and handed on; when the last slice is dropped, the buffer is back in the pool.
 //!
 //! **Ownership.** An operation takes its buffer and a reference to its file by value and gives the buffer back with the
 //! completion. Nothing can free or reuse memory that the kernel may still write to: not an error, not a cancelled run,

@@ -206,7 +206,8 @@ fn stations_know_no_stations_downstream() {
         for (n, line) in s.code().take_while(|(_, line)| !line.starts_with("#[cfg(test)]")) {
             for (at, _) in line.match_indices("crate::") {
                 let other = words(&line[at + "crate::".len()..]).next().unwrap_or_default();
-                let shared = ["error", "progress", "temp"].contains(&other) || other.starts_with(char::is_uppercase);
+                let shared =
+                    ["error", "progress", "temp"].contains(&other) || other.starts_with(char::is_uppercase);
                 if !shared && other != station && !may.contains(&other) {
                     broken.push(format!("{}:{n}: {station} must not know {other}", s.path));
                 }

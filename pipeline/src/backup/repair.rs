@@ -45,8 +45,9 @@ pub(super) async fn check_packs(
     Ok(())
 }
 
-/// Rebuilds what `report` says is damaged or missing, if anything is, and says what was done; true when it did. A damaged segment is
-/// deleted once its packs are in a new one; without the right to delete it stays and is reported again.
+/// Rebuilds the index segments that `report` calls damaged or missing. Returns true when there were any; what was done is
+/// in `warnings`. A damaged segment is deleted once its packs are in a new one; without the right to delete it stays, and
+/// is reported again.
 ///
 /// # Errors
 /// The store's. A pack whose table cannot be read is a warning: `verify` tells who needs it.

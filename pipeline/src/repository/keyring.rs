@@ -88,7 +88,8 @@ impl Repository {
     }
 
     /// Adds a slot for `secret`, then removes the one that opened this repository. In that order: whatever happens
-    /// in between, a known secret opens it. Without a `label` the new slot has the old one's. The second value is the failure to remove the old slot, if it failed.
+    /// in between, a known secret opens it. Without a `label` the new slot has the old one's. The second value is the
+    /// failure to remove the old slot, if it failed.
     ///
     /// # Errors
     /// As [`Repository::add_key`]; nothing has changed then.
