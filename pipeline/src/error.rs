@@ -218,3 +218,15 @@ impl FirstError {
         }
     }
 }
+
+/// Fails the run when the thread that holds it panics: others would wait for what it owes them for ever.
+#[derive(Debug)]
+pub(crate) struct FailOnPanic(pub(crate) std::sync::Arc<FirstError>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set(Error::Internal("a thread of the run panicked".into()));
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::ticket::{Answer, Outcome};
 use crate::chunk;
 use crate::entry::ChunkRef;
-use crate::error::{Error, FirstError, Result};
+use crate::error::{FailOnPanic, FirstError, Result};
 use crate::hash::{Hasher, Id, ObjectType};
 use crate::index::{Claim, Index};
 use crate::pack::upload::Uploads;
@@ -56,6 +56,8 @@ pub(super) struct Shared {
 /// A worker's own state: compression contexts and the pack it fills.
 #[derive(Debug)]
 pub(super) struct Lane {
+    /// Chunks that this lane has claimed and not placed would never be: who waits for them has to be told.
+    _guard: FailOnPanic,
     shared: Shared,
     compressor: Compressor,
     packs: PackWriter,
@@ -68,6 +70,7 @@ impl Lane {
         // Pages are few and read again and again: worth a better level than data.
         let level = if class == Class::Metadata { Level::Fixed(3) } else { shared.level };
         Self {
+            _guard: FailOnPanic(Arc::clone(&shared.failure)),
             compressor: Compressor::new(level),
             packs: PackWriter::new(
                 Arc::clone(&shared.uploads),
@@ -179,15 +182,6 @@ impl Lane {
     /// Finishes the open pack.
     pub(super) fn finish(&mut self) -> Result<()> {
         self.packs.finish()
-    }
-}
-
-impl Drop for Lane {
-    /// Chunks that this lane has claimed and not placed will never be: who waits for them has to be told.
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.shared.failure.set(Error::Internal("a worker panicked".into()));
-        }
     }
 }
 

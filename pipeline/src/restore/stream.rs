@@ -25,7 +25,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use super::Run;
 use super::fetch::{Deliver, Fetcher, fetcher};
 use crate::entry::{Content, Extent};
-use crate::error::{Error, FirstError, Result};
+use crate::error::{Error, FailOnPanic, Result};
 use crate::manifest::Manifest;
 use crate::page::load::is_lost;
 use crate::page::walk::ExtentWalk;
@@ -100,17 +100,6 @@ pub(crate) fn write_content(run: &Run<'_>, content: &Content, size: u64, out: &m
         written => {
             let written = written.unwrap_or_default();
             Err(Error::damaged("page", format!("{written} of {size} bytes are listed")))
-        }
-    }
-}
-
-/// Fails the run when its thread panics: others would wait for it for ever.
-struct FailOnPanic(Arc<FirstError>);
-
-impl Drop for FailOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.set(Error::Internal("a thread of the restore panicked".into()));
         }
     }
 }
