@@ -336,8 +336,10 @@ impl<'a> Run<'a> {
         let rate = self.options.limits.read_rate.clone();
         let (failure, progress) = (Arc::clone(&self.failure), Arc::clone(self.progress));
         let mut reads = ReadAhead::new(self.engine.kind, buffers, rate, progress, failure)?;
-        // Two jobs for each worker: one in hand, one at hand. More would only hold buffers.
-        let (jobs, work) = bounded::<Job>(2 * self.plan.workers);
+        // Jobs at hand for each worker. A job of a tree may hold memory of its own; jobs of a block volume share read
+        // buffers, which are counted, and every job that waits spares two threads a sleep.
+        let at_hand = if matches!(source, Opened::Tree(_)) { 2 } else { 16 };
+        let (jobs, work) = bounded::<Job>(at_hand * self.plan.workers);
 
         let checkpoints = self.session.as_ref().map(|s| self.runtime.spawn(self.checkpoints(s, &uploads)));
         let result = std::thread::scope(|scope| {

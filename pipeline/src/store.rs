@@ -132,8 +132,8 @@ pub struct Part {
     pub size: u64,
     /// Opaque tag that completes the upload (S3: the `ETag`).
     pub tag: String,
-    /// CRC-64/NVME of the part's bytes, which the store has checked or echoed.
-    pub crc64: u64,
+    /// CRC-64/NVME of the part's bytes, when the store has checked or echoed it.
+    pub crc64: Option<u64>,
 }
 
 /// Objects, created once and never changed. See the module's text for the rules.

@@ -157,13 +157,20 @@ fn ended_early(path: &Path, at: u64, size: u64) -> Error {
 /// Builds the tree of pages from drafts in order and returns its root.
 pub(super) fn write_pages(drafts: &Receiver<Draft>, chunk: u32, lane: &mut Lane) -> Result<PageRef> {
     let mut pages = ExtentWriter::new(Shape::Fixed { chunk });
-    for draft in drafts {
-        match draft {
-            Draft::Hole(len) => pages.hole(len, lane)?,
-            Draft::Chunk(ticket, len) => match ticket.wait()? {
-                Outcome::Hole => pages.hole(len, lane)?,
-                Outcome::Chunk(chunk) => pages.chunk(chunk, len, lane)?,
-            },
+    while let Ok(first) = drafts.recv() {
+        // All that is there, and the last first: its answer comes when most others are in, so one sleep is for all.
+        let batch: Vec<_> = std::iter::once(first).chain(drafts.try_iter()).collect();
+        if let Some(Draft::Chunk(last, _)) = batch.last() {
+            last.wait()?;
+        }
+        for draft in batch {
+            match draft {
+                Draft::Hole(len) => pages.hole(len, lane)?,
+                Draft::Chunk(ticket, len) => match ticket.wait()? {
+                    Outcome::Hole => pages.hole(len, lane)?,
+                    Outcome::Chunk(chunk) => pages.chunk(chunk, len, lane)?,
+                },
+            }
         }
     }
     let root = pages.finish(lane)?;

@@ -1,4 +1,4 @@
-//! zstd with a cheap probe in front: what does not shrink is stored raw.
+//! zstd, with a cheap look first where trying was in vain just before: what does not shrink is stored raw.
 
 use crate::error::Result;
 
@@ -40,8 +40,19 @@ const WINDOW_LOG_MAX: u32 = 23;
 /// Keep a compressed form only when it saves at least 1/32 of the chunk: reading raw is free.
 const WORTH_SHIFT: u32 = 5;
 
-/// Bytes of the sample that decides whether a chunk is worth compressing at levels above 2.
-const SAMPLE: usize = 16 << 10;
+/// A sample of a chunk: this many pieces, evenly spread, of [`PIECE`] bytes.
+const PIECES: usize = 8;
+
+/// Bytes of a piece. Together the pieces are as long as a page of memory, and each has its own place in a page: data
+/// is often of one kind at the start of pages and of another behind.
+const PIECE: usize = 512;
+
+/// Chunks of fewer bytes are tried whole: it costs little more than a sample.
+const MIN_SAMPLED: usize = 64 << 10;
+
+/// Of chunks that follow others that did not shrink, each of this number is tried whole, whatever its sample says: a
+/// sample does not show what repeats at a distance.
+const TRY_WHOLE: u32 = 64;
 
 /// zstd contexts of one worker, reused for every chunk (a context is about 1 MiB at level 1).
 pub struct Compressor {
@@ -49,6 +60,8 @@ pub struct Compressor {
     decoder: zstd_safe::DCtx<'static>,
     level: Option<i32>,
     set: i32,
+    /// Chunks since the last one that shrank.
+    raw: u32,
 }
 
 impl std::fmt::Debug for Compressor {
@@ -71,7 +84,7 @@ impl Compressor {
         let _ = encoder.set_parameter(zstd_safe::CParameter::ContentSizeFlag(true));
         let _ = encoder.set_parameter(zstd_safe::CParameter::ChecksumFlag(false));
         let _ = decoder.set_parameter(zstd_safe::DParameter::WindowLogMax(WINDOW_LOG_MAX));
-        Self { encoder, decoder, level, set: i32::MIN }
+        Self { encoder, decoder, level, set: i32::MIN, raw: 0 }
     }
 
     /// Changes the level for the chunks to come; `None` stores raw.
@@ -91,16 +104,25 @@ impl Compressor {
         if plain.len() < 64 {
             return None;
         }
-        if level > 2 && plain.len() >= 4 * SAMPLE {
-            // zstd passes random data at 5 GiB/s up to level 2, so there a probe costs more than it saves.
-            let middle = plain.len() / 2;
-            let n = self.run(1, &plain[middle..middle + SAMPLE], out)?;
-            if n + (SAMPLE >> WORTH_SHIFT) > SAMPLE {
-                return None;
-            }
+        // Data of one kind lies together, and to give up on random data takes zstd as long as its encryption takes.
+        let whole = plain.len() < MIN_SAMPLED || self.raw.is_multiple_of(TRY_WHOLE);
+        let shrunk = if whole || self.sample_shrinks(plain, out) {
+            self.run(level, plain, out).filter(|n| worth(*n, plain.len()))
+        } else {
+            None
+        };
+        self.raw = if shrunk.is_some() { 0 } else { self.raw.wrapping_add(1) };
+        shrunk
+    }
+
+    /// True when a sample of `plain` (at least [`MIN_SAMPLED`] bytes) shrinks. Uses `out` as room.
+    fn sample_shrinks(&mut self, plain: &[u8], out: &mut [u8]) -> bool {
+        let mut sample = [0; PIECES * PIECE];
+        let stretches = plain.chunks_exact(plain.len() / PIECES);
+        for (n, (to, from)) in sample.chunks_exact_mut(PIECE).zip(stretches).enumerate() {
+            to.copy_from_slice(&from[n * PIECE..][..PIECE]);
         }
-        let n = self.run(level, plain, out)?;
-        (n + (plain.len() >> WORTH_SHIFT) < plain.len()).then_some(n)
+        self.run(1, &sample, out).is_some_and(|n| worth(n, sample.len()))
     }
 
     fn run(&mut self, level: i32, plain: &[u8], out: &mut [u8]) -> Option<usize> {
@@ -130,6 +152,11 @@ impl Compressor {
     }
 }
 
+/// True when `n` bytes instead of `len` are worth the decompressing.
+fn worth(n: usize, len: usize) -> bool {
+    n + (len >> WORTH_SHIFT) < len
+}
+
 /// Decodes a stored plaintext of `length` bytes into a new vector.
 ///
 /// # Errors
@@ -148,5 +175,69 @@ pub fn decode(
             compressor.decompress(&stored, &mut out)?;
             Ok(out)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+    use super::*;
+
+    const CHUNK: usize = 256 << 10;
+
+    fn random(seed: u64) -> Vec<u8> {
+        let mut bytes = vec![0; CHUNK];
+        fastrand::Rng::with_seed(seed).fill(&mut bytes);
+        bytes
+    }
+
+    /// Compresses and checks that what comes out is what went in; the stored length.
+    fn stored(compressor: &mut Compressor, plain: &[u8]) -> usize {
+        let mut out = vec![0; Compressor::bound(plain.len())];
+        let Some(n) = compressor.compress(plain, &mut out) else { return plain.len() };
+        let mut back = vec![0; plain.len()];
+        compressor.decompress(&out[..n], &mut back).unwrap();
+        assert!(back == plain);
+        n
+    }
+
+    /// A compressor that has just seen random data.
+    fn discouraged(level: i32) -> Compressor {
+        let mut compressor = Compressor::new(Level::Fixed(level));
+        for seed in 0..5 {
+            assert_eq!(stored(&mut compressor, &random(seed)), CHUNK);
+        }
+        compressor
+    }
+
+    #[test]
+    fn what_shrinks_after_random_data_is_noticed_at_once() {
+        for level in [-1, 1, 2, 3] {
+            let text: Vec<u8> = (0..CHUNK / 8).flat_map(|n| format!("{n:08x}").into_bytes()).collect();
+            assert!(stored(&mut discouraged(level), &text) < CHUNK / 2);
+            // A quarter of zeros, wherever it lies: in one stretch, or in every page.
+            for at in 0..12 {
+                let mut stretch = random(7);
+                stretch[at * CHUNK / 16..][..CHUNK / 4].fill(0);
+                assert!(stored(&mut discouraged(level), &stretch) < CHUNK * 4 / 5, "stretch at {at}/16");
+                let mut pages = random(8);
+                for page in pages.chunks_exact_mut(4096) {
+                    page[at * 256..][..1024].fill(0);
+                }
+                assert!(stored(&mut discouraged(level), &pages) < CHUNK * 4 / 5, "{at}/16 of pages");
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_repeats_at_a_distance_is_noticed_in_time() {
+        let mut compressor = discouraged(1);
+        let half = random(9);
+        let twice = [&half[..CHUNK / 2], &half[..CHUNK / 2]].concat();
+        let tried = (0..=TRY_WHOLE).position(|_| stored(&mut compressor, &twice) < CHUNK);
+        assert!(tried.is_some_and(|n| n > 0), "{tried:?}");
+        // From then on it is expected.
+        assert!(stored(&mut compressor, &twice) < CHUNK);
     }
 }

@@ -15,6 +15,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::crypt::{TAG, aes, nonce};
 use crate::error::{Error, Result};
+use crate::heap;
 
 /// The repository's master key: 32 random bytes, kept only wrapped in `keys/`. Every other key is derived from it.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -257,7 +258,11 @@ impl Kdf {
             (Self::Argon2id { memory_kib, passes, lanes }, Secret::Passphrase(text)) => {
                 let failed = |e: argon2::Error| Error::Internal(format!("Argon2id: {e}"));
                 let params = argon2::Params::new(memory_kib, passes, lanes, Some(32)).map_err(failed)?;
-                let mut memory = Zeroizing::new(vec![argon2::Block::new(); params.block_count()]);
+                let mut memory = Zeroizing::new(Vec::with_capacity(params.block_count()));
+                // The first touch of 16,384 small pages takes as long as the hash, and what is given back in large
+                // pieces serves the buffers next.
+                heap::prefer_huge_pages(memory.spare_capacity_mut());
+                memory.resize(params.block_count(), argon2::Block::new());
                 argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
                     .hash_password_into_with_memory(text, salt, &mut kek[..], memory.as_mut_slice())
                     .map_err(failed)?;

@@ -75,7 +75,7 @@ impl S3Store {
         let tag = done.e_tag().ok_or_else(|| {
             self.error(StoreErrorKind::Other, "upload_part", key, "the store gave no tag for the part")
         })?;
-        Ok(Part { number, size: body.len(), tag: tag.to_owned(), crc64: crc })
+        Ok(Part { number, size: body.len(), tag: tag.to_owned(), crc64: Some(crc) })
     }
 
     /// [`Store::finish_upload`](crate::store::Store::finish_upload) of a valid key and valid parts.
@@ -85,10 +85,10 @@ impl S3Store {
             CompletedPart::builder()
                 .part_number(i32::try_from(p.number).unwrap_or(i32::MAX))
                 .e_tag(&p.tag)
-                .set_checksum_crc64_nvme(self.checksum(p.crc64))
+                .set_checksum_crc64_nvme(p.crc64.and_then(|crc| self.checksum(crc)))
                 .build()
         });
-        let checksum = self.checksum(crc);
+        let checksum = crc.and_then(|crc| self.checksum(crc));
         let request = self
             .client
             .complete_multipart_upload()
@@ -109,7 +109,7 @@ impl S3Store {
             let what = "the store answered without saying what it made";
             return Err(self.error(StoreErrorKind::Transient, "finish_upload", key, what));
         }
-        self.compare("finish_upload", key, done.checksum_crc64_nvme(), crc)
+        crc.map_or(Ok(()), |crc| self.compare("finish_upload", key, done.checksum_crc64_nvme(), crc))
     }
 
     async fn put_once(&self, key: &str, body: &Body, crc: u64) -> Result<(), StoreError> {
@@ -191,13 +191,12 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// CRC-64/NVME of the whole object from those of its parts, without reading them again.
-fn combine(parts: &[Part]) -> u64 {
+/// CRC-64/NVME of the whole object from those of its parts, without reading them again, if all are known.
+fn combine(parts: &[Part]) -> Option<u64> {
     let algorithm = crc_fast::CrcAlgorithm::Crc64Nvme;
-    let whole = parts.iter().map(|p| (p.crc64, p.size)).reduce(|(crc, size), (next, more)| {
-        (crc_fast::checksum_combine(algorithm, crc, next, more), size + more)
-    });
-    whole.map_or(0, |(crc, _)| crc)
+    parts.iter().try_fold(crc64(&[]), |whole, part| {
+        Some(crc_fast::checksum_combine(algorithm, whole, part.crc64?, part.size))
+    })
 }
 
 #[cfg(test)]
@@ -216,10 +215,10 @@ mod tests {
                 number,
                 size: p.len() as u64,
                 tag: String::new(),
-                crc64: crc64(&[Bytes::from(p.clone())]),
+                crc64: Some(crc64(&[Bytes::from(p.clone())])),
             })
             .collect();
-        assert_eq!(combine(&parts), crc64(&[Bytes::from(pieces.concat())]));
+        assert_eq!(combine(&parts), Some(crc64(&[Bytes::from(pieces.concat())])));
         // The catalogue's check value.
         assert_eq!(crc64(&[Bytes::from_static(b"123456789")]), 0xae8b_1486_0a79_9888);
     }

@@ -30,7 +30,7 @@ fn ok() -> Answer {
 }
 
 fn part(number: u32) -> Part {
-    Part { number, size: 10, tag: "\"tag\"".into(), crc64: 7 }
+    Part { number, size: 10, tag: "\"tag\"".into(), crc64: Some(7) }
 }
 
 #[tokio::test]
