@@ -9,8 +9,9 @@ use bytes::Bytes;
 
 use self::target::BlockTarget;
 use super::Run;
-use super::fetch::{Deliver, fetcher};
+use super::fetch::{Deliver, Fetcher, fetcher};
 use super::sample::Sample;
+use crate::entry::ChunkRef;
 use crate::error::{Error, Result};
 use crate::io::{Completion, Engine};
 use crate::manifest::Manifest;
@@ -22,6 +23,9 @@ use super::Damages;
 
 /// Offset and length of a chunk in the volume, bytes.
 type Place = (u64, u64);
+
+/// Most chunks of a [`Stretch`]: 64 MiB of them, as the default is.
+const STRETCH: usize = 256;
 
 /// Restores the volume of `manifest` to `path`; returns the bytes read back.
 ///
@@ -51,12 +55,14 @@ pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite
         }
         drop(deliveries);
         let mut walk = ExtentWalk::new(run.loader(), root);
+        let mut stretch = Stretch::default();
         let mut end = 0;
         loop {
             let (offset, item) = match walk.next_from(end) {
                 Ok(None) => break,
                 Ok(Some(next)) => next,
                 Err(error) if is_lost(&error) => {
+                    stretch.want(&target, &mut fetcher)?;
                     let (offset, len) = walk.lost().unwrap_or((end, manifest.size - end));
                     run.damages.note(&[], offset, len, error)?;
                     target.zero(offset, len)?;
@@ -67,14 +73,21 @@ pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite
             };
             end = offset + item.len;
             match item.chunk {
-                Some(chunk) => fetcher.want(chunk, (offset, item.len), size_of::<Place>())?,
+                Some(chunk) => {
+                    stretch.chunks.push((chunk, (offset, item.len)));
+                    if stretch.chunks.len() == STRETCH {
+                        stretch.want(&target, &mut fetcher)?;
+                    }
+                }
                 None => {
+                    stretch.want(&target, &mut fetcher)?;
                     target.zero(offset, item.len)?;
                     run.progress.add(Counter::Holes, item.len);
                     run.progress.add(Counter::Done, item.len);
                 }
             }
         }
+        stretch.want(&target, &mut fetcher)?;
         fetcher.flush()?;
         drop(fetcher);
         if end == manifest.size {
@@ -90,6 +103,22 @@ pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite
         let file = target.file().buffered.try_clone();
         file.map(|f| (path.to_owned(), f)).map_err(|e| Error::target_io(path, "cannot read back", e))
     })
+}
+
+/// Chunks that follow each other without a hole between them.
+#[derive(Default)]
+struct Stretch {
+    chunks: Vec<(ChunkRef, Place)>,
+}
+
+impl Stretch {
+    /// Reserves room for the chunks and asks for them; none are left.
+    fn want(&mut self, target: &BlockTarget, fetcher: &mut Fetcher<Place>) -> Result<()> {
+        if let (Some((_, first)), Some((_, last))) = (self.chunks.first(), self.chunks.last()) {
+            target.reserve(first.0, last.0 + last.1 - first.0);
+        }
+        self.chunks.drain(..).try_for_each(|(chunk, place)| fetcher.want(chunk, place, size_of::<Place>()))
+    }
 }
 
 /// Writes what one worker opens.

@@ -6,6 +6,7 @@
 //!
 //! Files that are not objects yet live in `tmp/`, locked for as long as their writer lives.
 
+mod direct;
 mod folders;
 mod list;
 mod output;
@@ -28,7 +29,8 @@ use self::folders::Folders;
 use self::temp::{Temp, Temps};
 use crate::store::{Body, Listing, ObjectInfo, Part, Store, StoreError, StoreErrorKind, key};
 
-/// Objects of at least this many bytes leave nothing in the page cache; smaller ones are likely read again soon.
+/// Objects, and reads, of at least this many bytes leave nothing in the page cache; smaller ones are likely read again
+/// soon.
 const KEEP_CACHED: u64 = 1 << 20;
 
 /// A [`Store`] in a directory. Cheap to clone.
@@ -150,13 +152,14 @@ impl Inner {
             return Err(Failure::Says(StoreErrorKind::OutOfRange, what));
         }
         let too_large = |_| Failure::Says(StoreErrorKind::OutOfRange, "more than memory can address".into());
-        let mut bytes = vec![0; usize::try_from(range.end - range.start).map_err(too_large)?];
-        file.read_exact_at(&mut bytes, range.start)?;
-        if bytes.len() as u64 >= KEEP_CACHED {
-            // Advice: nothing depends on it.
-            let length = std::num::NonZeroU64::new(bytes.len() as u64);
-            let _ = rustix::fs::fadvise(&file, range.start, length, rustix::fs::Advice::DontNeed);
+        let len = usize::try_from(range.end - range.start).map_err(too_large)?;
+        if len as u64 >= KEEP_CACHED
+            && let Some(bytes) = direct::read(&self.path(key), range.start, len)?
+        {
+            return Ok(bytes);
         }
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, range.start)?;
         Ok(bytes.into())
     }
 

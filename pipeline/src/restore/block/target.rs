@@ -86,6 +86,14 @@ impl BlockTarget {
         &self.path
     }
 
+    /// Has `len` bytes at `offset` of a file lie together on the disk, however the order in which they will be written.
+    /// Nothing depends on it: where it cannot be done, or there is no room, writing says so.
+    pub(super) fn reserve(&self, offset: u64, len: u64) {
+        if !self.device {
+            let _ = fallocate(&self.file.buffered, FallocateFlags::KEEP_SIZE, offset, len);
+        }
+    }
+
     /// Makes `len` bytes at `offset` read as zeros. A file has a hole there already; a device may hold anything.
     ///
     /// # Errors

@@ -9,8 +9,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use rustix::io::Errno;
 
-/// What direct I/O wants addresses, lengths and offsets to be a multiple of: covers sectors of 512 and 4,096 bytes.
-const ALIGNMENT: usize = 4096;
+use super::direct::{self, ALIGNMENT};
 
 /// Shorter runs are not worth the round trip to the device; they go through the page cache.
 const MIN_DIRECT: usize = 64 << 10;
@@ -87,10 +86,7 @@ impl Output {
     }
 
     fn direct(&self) -> Option<&File> {
-        let open = || {
-            let flags = rustix::fs::OFlags::DIRECT.bits();
-            OpenOptions::new().write(true).custom_flags(flags.cast_signed()).open(&self.path).ok()
-        };
+        let open = || direct::open(OpenOptions::new().write(true), &self.path).ok();
         self.direct.get_or_init(open).as_ref()
     }
 
