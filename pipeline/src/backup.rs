@@ -48,9 +48,10 @@ use crate::progress::{Counter, Progress, Skipped};
 use crate::repository::reading::{index_warnings, open_index};
 use crate::repository::{CdcSizes, Repository};
 use crate::seal::Level;
-use crate::session::{Alive, Checkpoint, Leftover, OpenUpload, Session, abort_uploads, host_name, leftovers};
+use crate::session::{Alive, Checkpoint, Leftover, Session, abort_uploads, host_name, leftovers};
 use crate::source::block::BlockSource;
 use crate::source::tree::TreeOptions;
+use crate::store::OpenUpload;
 use parent::Parent;
 use readahead::ReadAhead;
 use worker::{Job, Lane, Shared};
@@ -419,6 +420,7 @@ impl<'a> Run<'a> {
             epoch: self.repository.epoch(),
             session: self.session.as_ref().map_or(SessionId([0; 12]), |s| s.id()),
             level: self.options.level,
+            workers: self.plan.workers,
             pack_bytes: self.repository.config().parameters.pack.into(),
             checkpoint: self.options.checkpoint_interval,
             dry_run: self.session.is_none(),

@@ -70,6 +70,9 @@ fn header(name: &PackName, class: u8, epoch: u32, commitment: &[u8; 16]) -> [u8;
 /// Most frames in a pack. With one key per pack this is far below what GCM allows a key.
 pub const MAX_SLOTS: u32 = 1 << 14;
 
+/// Prefix of all packs' keys.
+pub const PACKS_PREFIX: &str = "packs/";
+
 /// A session's id: 6 bytes of the store's time in milliseconds (big-endian), then 6 random bytes. Sorts by time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub [u8; 12]);
@@ -109,12 +112,12 @@ pub struct PackName {
 impl PackName {
     /// Key of the pack in the store: `packs/<2 hex>/<32 hex>-<24 hex>`.
     pub fn key(&self) -> String {
-        format!("packs/{:02x}/{self}", self.id[0])
+        format!("{PACKS_PREFIX}{:02x}/{self}", self.id[0])
     }
 
     /// The name in a store key, if it is one.
     pub fn from_key(key: &str) -> Option<Self> {
-        let (id_hex, session) = key.strip_prefix("packs/")?.get(3..)?.split_once('-')?;
+        let (id_hex, session) = key.strip_prefix(PACKS_PREFIX)?.get(3..)?.split_once('-')?;
         let mut id = [0; 16];
         hex::decode_to_slice(id_hex, &mut id).ok()?;
         let name = Self { id, session: session.parse().ok()? };

@@ -36,7 +36,7 @@ mod record;
 pub use alive::Alive;
 pub use leftovers::{Leftover, Liveness, abort_uploads, leftovers, supersede};
 pub use owner::{Owner, host_name};
-pub use record::{Checkpoint, OpenUpload, Opened, Outcome, SESSIONS_PREFIX};
+pub use record::{Checkpoint, Opened, Outcome, SESSIONS_PREFIX};
 use record::{Record, record_key};
 
 /// A session that has written nothing for this long, by the store's clock, may be fenced.

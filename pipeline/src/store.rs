@@ -25,6 +25,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// Contents of an object or part: a rope of slices that are sent in order without being copied.
 #[derive(Clone, Default)]
@@ -136,6 +137,15 @@ pub struct Part {
     pub crc64: Option<u64>,
 }
 
+/// An upload in parts that is neither finished nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OpenUpload {
+    /// Key of the object it would make.
+    pub key: String,
+    /// The store's id of the upload.
+    pub upload: String,
+}
+
 /// Objects, created once and never changed. See the module's text for the rules.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
@@ -185,6 +195,11 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Forgets an upload and frees what it holds. An upload that is not there is no error.
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError>;
+
+    /// Uploads of keys that start with `prefix` which somebody has begun: at most 1,000, others once those are gone. None
+    /// where uploads end with their process. [`StoreErrorKind::Unsupported`] and [`StoreErrorKind::Denied`] are usual:
+    /// nothing may depend on this but tidiness.
+    async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;
 
     /// The store's own clock, from one of its responses. Resolution may be one second.
     async fn now(&self) -> Result<SystemTime, StoreError>;

@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) epoch: u32,
     pub(super) session: SessionId,
     pub(super) level: Level,
+    /// Workers in the run.
+    pub(super) workers: usize,
     /// Bytes at which a pack is finished.
     pub(super) pack_bytes: u64,
     /// Packs that stay open longer are finished.
@@ -80,7 +82,7 @@ impl Lane {
                 class,
                 shared.pack_bytes,
             ),
-            adapt: Adapt::new(level == Level::Auto && class == Class::Data),
+            adapt: Adapt::new(level == Level::Auto && class == Class::Data, shared.workers),
             shared: shared.clone(),
         }
     }
@@ -198,6 +200,7 @@ impl PageSink for Lane {
 #[derive(Debug)]
 struct Adapt {
     on: bool,
+    workers: usize,
     checked: Instant,
     waited: u64,
     level: i32,
@@ -210,18 +213,19 @@ const PLACING: Duration = Duration::from_micros(100);
 const ADAPT_EVERY: Duration = Duration::from_secs(1);
 
 impl Adapt {
-    fn new(on: bool) -> Self {
-        Self { on, checked: Instant::now(), waited: 0, level: 1 }
+    fn new(on: bool, workers: usize) -> Self {
+        Self { on, workers, checked: Instant::now(), waited: 0, level: 1 }
     }
 
-    /// A new level, when it should change. Waiting for the store in more than a third of the time means that
-    /// compressing harder costs nothing and saves uploads; in less than a tenth, that it costs throughput.
+    /// A new level, when it should change. When the workers wait for the store in more than a third of their time,
+    /// compressing harder costs nothing and saves uploads; in less than a tenth, it costs throughput.
     fn level(&mut self, progress: &Progress) -> Option<i32> {
         if !self.on || self.checked.elapsed() < ADAPT_EVERY {
             return None;
         }
         let waited = progress.waits()[Station::Store as usize];
-        let share = (waited - self.waited) as f64 / self.checked.elapsed().as_nanos() as f64;
+        let time = self.workers as f64 * self.checked.elapsed().as_nanos() as f64;
+        let share = (waited - self.waited) as f64 / time;
         self.waited = waited;
         self.checked = Instant::now();
         let level = match share {
@@ -266,10 +270,27 @@ mod tests {
             epoch: 1,
             session: SessionId([1; 12]),
             level: Level::Auto,
+            workers: 2,
             pack_bytes: 64 << 20,
             checkpoint: Duration::from_secs(60),
             dry_run: false,
         }
+    }
+
+    #[test]
+    fn the_level_rises_when_all_workers_wait_for_the_store() {
+        let progress = Progress::default();
+        let mut levels = |workers: usize, waited: u64| {
+            let mut adapt = Adapt::new(true, workers);
+            adapt.waited = progress.waits()[Station::Store as usize];
+            adapt.checked = Instant::now().checked_sub(2 * ADAPT_EVERY).unwrap();
+            progress.waited_for(Station::Store, Duration::from_millis(waited));
+            adapt.level(&progress)
+        };
+        assert_eq!(levels(1, 1500), Some(2));
+        assert_eq!(levels(4, 1500), None, "one of four waits, the others work");
+        assert_eq!(levels(4, 6000), Some(2));
+        assert_eq!(levels(1, 0), None);
     }
 
     #[test]

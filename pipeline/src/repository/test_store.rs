@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::{InitOptions, Repository};
 use crate::manifest::VolumeName;
 use crate::seal::Secret;
-use crate::store::{Body, Listing, ObjectInfo, Part, Store, StoreError, StoreErrorKind};
+use crate::store::{Body, Listing, ObjectInfo, OpenUpload, Part, Store, StoreError, StoreErrorKind};
 
 /// Objects in memory.
 #[derive(Debug, Default)]
@@ -23,7 +23,8 @@ pub(crate) struct TestStore {
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<String, (Bytes, u64)>,
-    uploads: BTreeMap<String, BTreeMap<u32, Bytes>>,
+    /// Keys and parts by ids.
+    uploads: BTreeMap<String, (String, BTreeMap<u32, Bytes>)>,
     begun: usize,
     now_ms: u64,
     page: usize,
@@ -174,11 +175,11 @@ impl Store for TestStore {
         Ok(())
     }
 
-    async fn begin_upload(&self, _key: &str) -> Result<String, StoreError> {
+    async fn begin_upload(&self, key: &str) -> Result<String, StoreError> {
         let mut state = self.state();
         state.begun += 1;
         let id = format!("upload-{}", state.begun);
-        state.uploads.insert(id.clone(), BTreeMap::new());
+        state.uploads.insert(id.clone(), (key.to_owned(), BTreeMap::new()));
         Ok(id)
     }
 
@@ -191,13 +192,13 @@ impl Store for TestStore {
         body: Body,
     ) -> Result<Part, StoreError> {
         let mut state = self.state();
-        let parts = state.uploads.get_mut(upload).ok_or_else(|| missing("upload", key))?;
+        let (_, parts) = state.uploads.get_mut(upload).ok_or_else(|| missing("upload", key))?;
         parts.insert(number, body.slices().concat().into());
         Ok(Part { number, size: body.len(), tag: String::new(), crc64: None })
     }
 
     async fn finish_upload(&self, key: &str, upload: &str, _parts: &[Part]) -> Result<(), StoreError> {
-        let parts = self.state().uploads.get(upload).cloned().ok_or_else(|| missing("finish", key))?;
+        let (_, parts) = self.state().uploads.get(upload).cloned().ok_or_else(|| missing("finish", key))?;
         self.create(key, parts.into_values().collect()).await?;
         self.state().uploads.remove(upload);
         Ok(())
@@ -206,6 +207,12 @@ impl Store for TestStore {
     async fn abort_upload(&self, _key: &str, upload: &str) -> Result<(), StoreError> {
         self.state().uploads.remove(upload);
         Ok(())
+    }
+
+    async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        let state = self.state();
+        let found = state.uploads.iter().filter(|(_, (key, _))| key.starts_with(prefix));
+        Ok(found.map(|(id, (key, _))| OpenUpload { key: key.clone(), upload: id.clone() }).collect())
     }
 
     async fn now(&self) -> Result<SystemTime, StoreError> {

@@ -1,12 +1,13 @@
 //! Sessions that stopped short of a commit: what the next run can use of them, and what it must clear up.
 
-use super::record::{Checkpoint, OpenUpload, Opened, Outcome, Record, RecordKind, SESSIONS_PREFIX};
+use super::record::{Checkpoint, Opened, Outcome, Record, RecordKind, SESSIONS_PREFIX};
 use super::record::{parse_record_key, record_key};
 use super::{LEASE, is_decided, read_record, write_record};
 use crate::error::{Error, Result};
 use crate::manifest::{self, Commit, SnapshotKey, VolumeName};
-use crate::pack::SessionId;
+use crate::pack::{PACKS_PREFIX, PackName, SessionId};
 use crate::repository::{Repository, millis};
+use crate::store::OpenUpload;
 
 /// Why a session is known, or supposed, not to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,17 +171,27 @@ pub async fn abort_uploads(
     repository: &Repository,
     leftover: &Leftover,
 ) -> (usize, Vec<(OpenUpload, Error)>) {
-    let uploads = match &leftover.checkpoint {
-        Some(checkpoint) if leftover.is_over() => &checkpoint.uploads[..],
-        _ => &[],
-    };
+    if !leftover.is_over() {
+        return (0, Vec::new());
+    }
+    let store = repository.store();
+    let ours = |u: &OpenUpload| PackName::from_key(&u.key).is_some_and(|p| p.session == leftover.session);
+    let mut uploads = leftover.checkpoint.as_ref().map_or_else(Vec::new, |c| c.uploads.clone());
+    // What was begun after the last checkpoint, only the store knows. Where it does not say, its own rules clear it.
+    match store.open_uploads(PACKS_PREFIX).await {
+        Ok(found) => uploads.extend(found.into_iter().filter(ours)),
+        Err(error) => tracing::debug!(%error, "open uploads are not listed"),
+    }
+    uploads.sort_unstable();
+    uploads.dedup();
+    let count = uploads.len();
     let mut failed = Vec::new();
     for upload in uploads {
-        if let Err(e) = repository.store().abort_upload(&upload.key, &upload.upload).await {
-            failed.push((upload.clone(), e.into()));
+        if let Err(e) = store.abort_upload(&upload.key, &upload.upload).await {
+            failed.push((upload, e.into()));
         }
     }
-    (uploads.len(), failed)
+    (count, failed)
 }
 
 /// Ends `leftover` for good: takes its manifest's place, then says so in its own records. To be called once what was

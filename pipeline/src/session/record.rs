@@ -6,6 +6,7 @@ use super::owner::Owner;
 use crate::entry::PageRef;
 use crate::manifest::{VolumeKey, VolumeName, json};
 use crate::pack::SessionId;
+use crate::store::OpenUpload;
 
 /// Prefix of all session records' keys.
 pub const SESSIONS_PREFIX: &str = "sessions/";
@@ -25,15 +26,6 @@ pub struct Opened {
     pub tool: String,
     /// When, by the store's clock, in milliseconds since the Unix epoch.
     pub at_ms: u64,
-}
-
-/// An upload in parts that had not finished.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct OpenUpload {
-    /// Key of the object it would make.
-    pub key: String,
-    /// The store's id of the upload.
-    pub upload: String,
 }
 
 /// How far a session has got: everything that the next run needs in order not to send it again.

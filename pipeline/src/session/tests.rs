@@ -6,7 +6,7 @@ use crate::gc::{Phase, write_list};
 use crate::manifest::{SkippedItem, VolumeKind};
 use crate::pack::PackName;
 use crate::repository::test_store::{TestStore, volume};
-use crate::store::Store;
+use crate::store::{OpenUpload, Store};
 
 fn blank(name: &str) -> Box<Manifest> {
     Box::new(Manifest::new(volume(name), VolumeKind::Block, None, 0))
@@ -160,6 +160,11 @@ async fn what_a_dead_session_had_done_is_found_cleared_and_superseded() {
     };
     dead.checkpoint(&Checkpoint::default()).await.unwrap();
     dead.checkpoint(&newest).await.unwrap();
+    // Begun later: only the store knows of it. And one of somebody else.
+    let later = PackName { id: [1; 16], session: dead.id() };
+    store.begin_upload(&later.key()).await.unwrap();
+    let foreign = PackName { id: [2; 16], session: SessionId([9; 12]) };
+    store.begin_upload(&foreign.key()).await.unwrap();
     done(&Session::open(&repository, &volume("b")).await.unwrap()).await;
 
     // Its owner, this process, lives.
@@ -169,13 +174,15 @@ async fn what_a_dead_session_had_done_is_found_cleared_and_superseded() {
     assert_eq!((alive[0].liveness, alive[0].checkpoint.as_ref()), (Liveness::Alive, Some(&newest)));
     assert_eq!(abort_uploads(&repository, &alive[0]).await.0, 0);
     assert_eq!(supersede(&repository, &alive[0]).await.unwrap_err().kind(), Kind::Conflict);
-    assert_eq!(store.uploads(), 1);
+    assert_eq!(store.uploads(), 3);
 
     disown(&store, &dead, Owner { started: 1, ..Owner::current() }).await;
     let found = leftovers(&repository, &volume("a"), Some(own.id())).await.unwrap();
     assert_eq!((found[0].liveness, found[0].session), (Liveness::Dead, dead.id()));
     let (tried, failed) = abort_uploads(&repository, &found[0]).await;
-    assert_eq!((tried, failed.len(), store.uploads()), (1, 0, 0));
+    assert_eq!((tried, failed.len()), (2, 0));
+    let left = store.open_uploads("").await.unwrap();
+    assert_eq!(left.iter().map(|u| &u.key).collect::<Vec<_>>(), [&foreign.key()]);
     assert!(supersede(&repository, &found[0]).await.unwrap());
     assert!(supersede(&repository, &found[0]).await.unwrap(), "twice does no harm");
     assert!(leftovers(&repository, &volume("a"), Some(own.id())).await.unwrap().is_empty());

@@ -103,6 +103,7 @@ pub async fn suite_except(store: &dyn Store, exempt: &[&str]) -> Result<(), Viol
         uploads::finishing_does_not_replace,
         uploads::finish_has_one_winner,
         uploads::aborting_forgets,
+        uploads::begun_uploads_are_listed,
         uploads::unknown_uploads_are_refused,
         listing::order_prefix_and_after,
         listing::more_than_a_page,

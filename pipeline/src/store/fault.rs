@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::store::record::Operation;
-use crate::store::{Body, Listing, ObjectInfo, Part, Store, StoreError, StoreErrorKind};
+use crate::store::{Body, Listing, ObjectInfo, OpenUpload, Part, Store, StoreError, StoreErrorKind};
 
 /// What happens to a call that a [`Fault`] catches.
 #[derive(Debug, Clone)]
@@ -188,6 +188,10 @@ impl Store for Faulty {
 
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         self.run(Operation::AbortUpload, key, self.inner.abort_upload(key, upload), same).await
+    }
+
+    async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        self.run(Operation::OpenUploads, prefix, self.inner.open_uploads(prefix), same).await
     }
 
     async fn now(&self) -> Result<SystemTime, StoreError> {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::progress::{Counter, Progress};
-use crate::store::{Body, Listing, ObjectInfo, Part, Store, StoreError};
+use crate::store::{Body, Listing, ObjectInfo, OpenUpload, Part, Store, StoreError};
 
 /// Pieces are a tenth of a second's worth: smooth for the network, and a change of the rate is felt at once.
 const PIECES_PER_SECOND: u64 = 10;
@@ -157,6 +157,10 @@ impl Store for Rate {
 
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         self.inner.abort_upload(key, upload).await
+    }
+
+    async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        self.inner.open_uploads(prefix).await
     }
 
     async fn now(&self) -> Result<SystemTime, StoreError> {

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::store::{Body, Listing, ObjectInfo, Part, Store, StoreError};
+use crate::store::{Body, Listing, ObjectInfo, OpenUpload, Part, Store, StoreError};
 
 /// A method of [`Store`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub enum Operation {
     FinishUpload,
     /// [`Store::abort_upload`].
     AbortUpload,
+    /// [`Store::open_uploads`].
+    OpenUploads,
     /// [`Store::now`].
     Now,
 }
@@ -50,6 +52,7 @@ impl Operation {
             Self::UploadPart => "upload_part",
             Self::FinishUpload => "finish_upload",
             Self::AbortUpload => "abort_upload",
+            Self::OpenUploads => "open_uploads",
             Self::Now => "now",
         }
     }
@@ -185,6 +188,10 @@ impl Store for Recorder {
 
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         self.note(Operation::AbortUpload, key, 0, self.inner.abort_upload(key, upload).await, nothing)
+    }
+
+    async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        self.note(Operation::OpenUploads, prefix, 0, self.inner.open_uploads(prefix).await, nothing)
     }
 
     async fn now(&self) -> Result<SystemTime, StoreError> {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::progress::{Counter, Progress};
-use crate::store::{Body, Listing, ObjectInfo, Part, Store, StoreError, StoreErrorKind as Kind};
+use crate::store::{Body, Listing, ObjectInfo, OpenUpload, Part, Store, StoreError, StoreErrorKind as Kind};
 
 /// How much of an object is read back at a time when we look whether it is ours, in bytes.
 const WINDOW: u64 = 1 << 20;
@@ -242,6 +242,10 @@ impl Store for Retry {
 
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         self.run(|| self.inner.abort_upload(key, upload)).await
+    }
+
+    async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        self.run(|| self.inner.open_uploads(prefix)).await
     }
 
     async fn now(&self) -> Result<SystemTime, StoreError> {

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use self::deadline::{Activity, within};
 use self::intercept::DateHeader;
 use crate::error::Result;
-use crate::store::{Body, Listing, ObjectInfo, Part, Store, StoreError, StoreErrorKind, key};
+use crate::store::{Body, Listing, ObjectInfo, OpenUpload, Part, Store, StoreError, StoreErrorKind, key};
 
 /// How to reach a bucket. Credentials come from where every Amazon tool takes them: environment, profile files, web
 /// identity, container and instance metadata.
@@ -206,6 +206,11 @@ impl Store for S3Store {
             Err(e) if e.kind == StoreErrorKind::NotFound && !e.message.contains("NoSuchBucket") => Ok(()),
             done => done.map(|_| ()),
         }
+    }
+
+    async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        key::check_prefix("open_uploads", prefix)?;
+        self.uploads(prefix).await
     }
 
     async fn now(&self) -> Result<SystemTime, StoreError> {

@@ -10,9 +10,9 @@ use tokio::runtime::Handle;
 use super::{Mode, Packs, VerifyReport, whole};
 use crate::error::{Error, FirstError, Result};
 use crate::limits::Pace;
-use crate::pack::PackName;
 use crate::pack::reader::Opener;
 use crate::pack::writer::Placed;
+use crate::pack::{PACKS_PREFIX, PackName};
 use crate::page::load::is_lost;
 use crate::progress::{Counter, Progress};
 use crate::repository::Repository;
@@ -31,7 +31,7 @@ pub(super) async fn list(repository: &Repository) -> Result<HashMap<PackName, u6
     let mut packs = HashMap::new();
     let mut after: Option<String> = None;
     loop {
-        let page = repository.store().list("packs/", after.as_deref()).await?;
+        let page = repository.store().list(PACKS_PREFIX, after.as_deref()).await?;
         for object in &page.objects {
             if let Some(name) = PackName::from_key(&object.key) {
                 packs.insert(name, object.size);

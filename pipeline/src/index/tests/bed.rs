@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::super::*;
 use crate::seal::Codec;
-use crate::store::{Body, Listing, ObjectInfo, Part, StoreError, StoreErrorKind as Kind};
+use crate::store::{Body, Listing, ObjectInfo, OpenUpload, Part, StoreError, StoreErrorKind as Kind};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -124,6 +124,10 @@ impl Store for MemoryStore {
 
     async fn abort_upload(&self, _: &str, _: &str) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    async fn open_uploads(&self, _: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        Ok(Vec::new())
     }
 
     async fn now(&self) -> Result<SystemTime, StoreError> {

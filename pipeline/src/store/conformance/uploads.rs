@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::{Bed, Outcome, doing, ensure, noise, refused};
-use crate::store::{Body, Part, StoreErrorKind as Kind};
+use crate::store::{Body, OpenUpload, Part, StoreErrorKind as Kind};
 
 /// The smallest part that S3 accepts in front of others.
 const PART: usize = 5 << 20;
@@ -158,6 +158,27 @@ pub(super) async fn aborting_forgets(bed: &Bed<'_>) -> Outcome {
         "finishing an aborted upload",
     )?;
     refused(bed.store.stat(&key).await, &[Kind::NotFound], "asking about an aborted upload")
+}
+
+pub(super) async fn begun_uploads_are_listed(bed: &Bed<'_>) -> Outcome {
+    let (key, other) = (bed.key("uploads/open/a"), bed.key("uploads/other"));
+    let (id, parts) = bed.begun(&key, &noise(1, 100)).await?;
+    let (other_id, _) = bed.begun(&other, &noise(2, 100)).await?;
+    let prefix = bed.key("uploads/open/");
+    match bed.store.open_uploads(&prefix).await {
+        // Not every store tells, and with some nothing outlasts its process.
+        Err(e) if matches!(e.kind, Kind::Unsupported | Kind::Denied) => {}
+        Ok(found) if found.is_empty() => {}
+        found => {
+            let found = doing("open_uploads", found)?;
+            ensure!(found == [OpenUpload { key: key.clone(), upload: id.clone() }], "listed: {found:?}");
+            doing("finish_upload", bed.store.finish_upload(&key, &id, &parts).await)?;
+            let found = doing("open_uploads", bed.store.open_uploads(&prefix).await)?;
+            ensure!(found.is_empty(), "listed after it was finished: {found:?}");
+        }
+    }
+    doing("abort_upload", bed.store.abort_upload(&key, &id).await)?;
+    doing("abort_upload", bed.store.abort_upload(&other, &other_id).await)
 }
 
 pub(super) async fn unknown_uploads_are_refused(bed: &Bed<'_>) -> Outcome {

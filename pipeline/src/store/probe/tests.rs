@@ -9,7 +9,7 @@ use super::*;
 use crate::store::fault::{Effect, Fault, Faulty};
 use crate::store::local::LocalStore;
 use crate::store::record::Operation;
-use crate::store::{Listing, ObjectInfo, Part};
+use crate::store::{Listing, ObjectInfo, OpenUpload, Part};
 
 fn bed() -> (tempfile::TempDir, Faulty) {
     let dir = tempfile::tempdir().unwrap();
@@ -155,6 +155,10 @@ impl Store for Careless {
 
     async fn abort_upload(&self, key: &str, id: &str) -> Result<(), StoreError> {
         self.inner.abort_upload(key, id).await
+    }
+
+    async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        self.inner.open_uploads(prefix).await
     }
 
     async fn now(&self) -> Result<SystemTime, StoreError> {

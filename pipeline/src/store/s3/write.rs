@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::deadline::{Activity, within};
 use super::intercept::Payload;
 use super::{S3Store, body, error};
-use crate::store::{Body, Part, Store, StoreError, StoreErrorKind, crc64};
+use crate::store::{Body, OpenUpload, Part, Store, StoreError, StoreErrorKind, crc64, key};
 
 impl S3Store {
     /// [`Store::create`](crate::store::Store::create) of a valid key.
@@ -39,6 +39,19 @@ impl S3Store {
         begun.upload_id().map(str::to_owned).ok_or_else(|| {
             self.error(StoreErrorKind::Other, "begin_upload", key, "the store gave no upload id")
         })
+    }
+
+    /// [`Store::open_uploads`](crate::store::Store::open_uploads) of a valid prefix.
+    pub(super) async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        let request =
+            self.client.list_multipart_uploads().bucket(&self.bucket).prefix(self.full(prefix)).send();
+        let page = self.quick("open_uploads", prefix, Box::pin(request)).await?;
+        let ours = page.uploads().iter().filter_map(|u| {
+            let key =
+                u.key()?.strip_prefix(&self.prefix).filter(|k| key::is_key(k) && k.starts_with(prefix))?;
+            Some(OpenUpload { key: key.to_owned(), upload: u.upload_id()?.to_owned() })
+        });
+        Ok(ours.collect())
     }
 
     /// [`Store::upload_part`](crate::store::Store::upload_part) of a valid key.

@@ -13,11 +13,11 @@ use tradewind_pipeline::pack::{PackName, SessionId};
 use tradewind_pipeline::progress::Progress;
 use tradewind_pipeline::repository::Repository;
 use tradewind_pipeline::seal::Secret;
-use tradewind_pipeline::session::{Checkpoint, OpenUpload, Outcome, Session};
-use tradewind_pipeline::store::StoreErrorKind;
+use tradewind_pipeline::session::{Checkpoint, Outcome, Session};
 use tradewind_pipeline::store::fault::{Effect, Fault, Faulty};
 use tradewind_pipeline::store::local::LocalStore;
 use tradewind_pipeline::store::record::Operation;
+use tradewind_pipeline::store::{OpenUpload, StoreErrorKind};
 use tradewind_pipeline::verify::{self, Mode, VerifyOptions};
 use tradewind_pipeline::{Error, Kind};
 

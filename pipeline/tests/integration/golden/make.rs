@@ -13,7 +13,8 @@ use tradewind_pipeline::pack::{PackName, SessionId};
 use tradewind_pipeline::repository::{CdcSizes, InitOptions, Parameters, Repository};
 use tradewind_pipeline::seal::Secret;
 use tradewind_pipeline::seal::object::ObjectClass;
-use tradewind_pipeline::session::{Checkpoint, OpenUpload, Outcome, Session};
+use tradewind_pipeline::session::{Checkpoint, Outcome, Session};
+use tradewind_pipeline::store::OpenUpload;
 use tradewind_pipeline::store::local::LocalStore;
 
 use super::listing::list;

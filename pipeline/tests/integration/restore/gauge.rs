@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tradewind_pipeline::store::{Body, Listing, ObjectInfo, Part, Store, StoreError};
+use tradewind_pipeline::store::{Body, Listing, ObjectInfo, OpenUpload, Part, Store, StoreError};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -102,6 +102,10 @@ impl Store for Gauge {
 
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<()> {
         self.inner.abort_upload(key, upload).await
+    }
+
+    async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
+        self.inner.open_uploads(prefix).await
     }
 
     async fn now(&self) -> Result<SystemTime> {

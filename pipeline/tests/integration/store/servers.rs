@@ -14,7 +14,7 @@ use tradewind_pipeline::store::probe::probe;
 use tradewind_pipeline::store::rate::Rate;
 use tradewind_pipeline::store::retry::{Policy, Retry};
 use tradewind_pipeline::store::s3::{S3Config, S3Store};
-use tradewind_pipeline::store::{Store, StoreErrorKind};
+use tradewind_pipeline::store::{OpenUpload, Store, StoreErrorKind};
 
 use super::{conforms_except, kind};
 
@@ -138,6 +138,14 @@ async fn versitygw_over_tls() {
     let wrong = S3Config { bucket: "no-such-bucket".into(), ..server.config("x") };
     let error = S3Store::connect(&wrong).await.unwrap().create("a", vec![1].into()).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::NotFound, "{error}");
+    // It tells what was begun, so that what an interrupted run has left can be cleared.
+    let store = server.store("open").await;
+    let upload = store.begin_upload("packs/x").await.unwrap();
+    let open = OpenUpload { key: "packs/x".into(), upload };
+    assert_eq!(store.open_uploads("packs/").await.unwrap(), std::slice::from_ref(&open));
+    assert_eq!(store.open_uploads("index/").await.unwrap(), []);
+    store.abort_upload(&open.key, &open.upload).await.unwrap();
+    assert_eq!(store.open_uploads("packs/").await.unwrap(), []);
     assert!(error.message.contains("bucket does not exist"), "{error}");
     everything(&server, &[]).await;
 }
