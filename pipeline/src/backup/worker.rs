@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn the_level_rises_when_all_workers_wait_for_the_store() {
         let progress = Progress::default();
-        let mut levels = |workers: usize, waited: u64| {
+        let levels = |workers: usize, waited: u64| {
             let mut adapt = Adapt::new(true, workers);
             adapt.waited = progress.waits()[Station::Store as usize];
             adapt.checked = Instant::now().checked_sub(2 * ADAPT_EVERY).unwrap();
