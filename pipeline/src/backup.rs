@@ -51,7 +51,6 @@ use crate::seal::Level;
 use crate::session::{Alive, Checkpoint, Leftover, Session, abort_uploads, host_name, leftovers};
 use crate::source::block::BlockSource;
 use crate::source::tree::TreeOptions;
-use crate::store::OpenUpload;
 use parent::Parent;
 use readahead::ReadAhead;
 use worker::{Job, Lane, Shared};
@@ -540,10 +539,8 @@ impl<'a> Run<'a> {
                 if !due {
                     continue;
                 }
-                let open =
-                    uploads.open().into_iter().map(|(key, upload)| OpenUpload { key, upload }).collect();
                 let done = progress.get(Counter::Done);
-                let checkpoint = Checkpoint { uploads: open, done, ..Checkpoint::default() };
+                let checkpoint = Checkpoint { uploads: uploads.open(), done, ..Checkpoint::default() };
                 // A checkpoint that fails costs nothing but resuming from an older one; a store that stays away
                 // fails the uploads as well.
                 let _ = session.checkpoint(&checkpoint).await;

@@ -17,7 +17,7 @@ use super::writer::Placed;
 use crate::error::{Error, FirstError, Result};
 use crate::io::{Buf, Pool};
 use crate::progress::{Counter, Progress, Station};
-use crate::store::{Body, Store, StoreError};
+use crate::store::{Body, OpenUpload, Store, StoreError};
 
 /// Called when a pack is durable: its name, its size in bytes, its chunks.
 pub type Finished = Box<dyn Fn(PackName, u64, Vec<Placed>) + Send + Sync>;
@@ -147,9 +147,9 @@ impl Uploads {
 
     /// Uploads under way: pack keys and the store's upload ids. Recorded in checkpoints so that the next run can
     /// abort them.
-    pub fn open(&self) -> Vec<(String, String)> {
+    pub fn open(&self) -> Vec<OpenUpload> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+        open.iter().map(|(key, upload)| OpenUpload { key: key.clone(), upload: upload.clone() }).collect()
     }
 
     /// Waits until every upload has ended, well or not. Unfinished packs whose sender is gone are aborted.

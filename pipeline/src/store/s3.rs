@@ -78,6 +78,11 @@ impl S3Store {
         format!("{}{key}", self.prefix)
     }
 
+    /// The other way around; nothing for what is no key of ours (a folder's placeholder, somebody's notes).
+    fn key_of<'a>(&self, full: &'a str) -> Option<&'a str> {
+        full.strip_prefix(&self.prefix).filter(|key| key::is_key(key))
+    }
+
     /// For messages.
     fn place(&self, key: &str) -> String {
         format!("s3://{}/{}{key}", self.bucket, self.prefix)

@@ -1,4 +1,4 @@
-//! Reading past the page cache: no copy, and nothing that has to be thrown out again.
+//! Past the page cache: no copy, and nothing that has to be thrown out again.
 
 use std::fs::{File, OpenOptions};
 use std::io;

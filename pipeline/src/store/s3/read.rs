@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::deadline::{Activity, within};
 use super::{S3Store, error};
-use crate::store::{Listing, ObjectInfo, Store, StoreError, StoreErrorKind, key};
+use crate::store::{Listing, ObjectInfo, Store, StoreError, StoreErrorKind};
 
 impl S3Store {
     /// [`Store::read`](crate::store::Store::read) of a valid key.
@@ -126,12 +126,7 @@ impl S3Store {
         let page = self.quick("list", prefix, Box::pin(request)).await?;
         let mut listing = Listing { more: page.is_truncated() == Some(true), ..Listing::default() };
         for object in page.contents() {
-            // What is no key of ours (a folder's placeholder, somebody's notes) is not listed.
-            let Some(name) =
-                object.key().and_then(|k| k.strip_prefix(&self.prefix)).filter(|k| key::is_key(k))
-            else {
-                continue;
-            };
+            let Some(name) = object.key().and_then(|full| self.key_of(full)) else { continue };
             let bad = |what: &str| self.error(StoreErrorKind::Unsupported, "list", name, what);
             if after.is_some_and(|a| name <= a)
                 || listing.objects.last().is_some_and(|l| l.key.as_str() >= name)

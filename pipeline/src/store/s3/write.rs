@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::deadline::{Activity, within};
 use super::intercept::Payload;
 use super::{S3Store, body, error};
-use crate::store::{Body, OpenUpload, Part, Store, StoreError, StoreErrorKind, crc64, key};
+use crate::store::{Body, OpenUpload, Part, Store, StoreError, StoreErrorKind, crc64};
 
 impl S3Store {
     /// [`Store::create`](crate::store::Store::create) of a valid key.
@@ -47,8 +47,7 @@ impl S3Store {
             self.client.list_multipart_uploads().bucket(&self.bucket).prefix(self.full(prefix)).send();
         let page = self.quick("open_uploads", prefix, Box::pin(request)).await?;
         let ours = page.uploads().iter().filter_map(|u| {
-            let key =
-                u.key()?.strip_prefix(&self.prefix).filter(|k| key::is_key(k) && k.starts_with(prefix))?;
+            let key = self.key_of(u.key()?).filter(|key| key.starts_with(prefix))?;
             Some(OpenUpload { key: key.to_owned(), upload: u.upload_id()?.to_owned() })
         });
         Ok(ours.collect())
