@@ -379,8 +379,7 @@ fn documents_name_what_exists() {
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let target = link.split('#').next().unwrap_or_default();
             let local = !target.is_empty() && !target.contains("://");
-            // Written by `make perf`; a checkout may not have it yet.
-            if local && target != "BENCHMARKS.md" && !folder.join(target).exists() {
+            if local && !folder.join(target).exists() {
                 broken.push(format!("{name}: link to {target}"));
             }
         }
