@@ -1,7 +1,7 @@
 //! `tradewind`: the command line around the data plane.
 //!
 //! A command goes through the same steps each time: what was typed ([`args`]) becomes values ([`settings`],
-//! [`limits`]), the values become calls into the library ([`job`], and only there), what comes back is written as
+//! [`limits`]), the values become runs of the library ([`job`], and only there), what comes back is written as
 //! messages ([`output`]), and the outcome or error becomes the exit status ([`exit`]).
 
 mod args;

@@ -1,10 +1,12 @@
 //! Passphrases and keys: from a file, a descriptor or a prompt, never from an argument or an environment value.
 
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal as _, Read, Write as _};
+use std::io::{self, IsTerminal as _, Read, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tradewind_pipeline::seal::Secret;
 use tradewind_pipeline::seal::keys::MAX_PASSPHRASE;
 use tradewind_pipeline::{Error, Result};
@@ -81,13 +83,26 @@ fn read_file(path: &Path, output: &Output) -> Result<Zeroizing<Vec<u8>>> {
     read_bounded(&mut file, &what)
 }
 
-/// The descriptor is opened again by its name in `/proc`, which works for files and pipes and needs no trust in the
-/// number.
+/// Reads on from where the descriptor stands.
 fn read_descriptor(fd: u32) -> Result<Zeroizing<Vec<u8>>> {
     let what = || format!("cannot read file descriptor {fd}");
-    let mut file =
-        File::open(format!("/proc/self/fd/{fd}")).map_err(|e| Error::Usage(format!("{}: {e}", what())))?;
+    let mut file = duplicate(fd).map_err(|e| Error::Usage(format!("{}: {e}", what())))?;
     read_bounded(&mut file, &what)
+}
+
+/// A copy of an inherited descriptor, taken from this process by its number, which needs no trust in the number.
+///
+/// Where the system refuses that (Linux before 5.6, some filters of containers) it is opened again by its name in
+/// `/proc`: good for pipes and files that this user may open, not for sockets, and a file begins at its start.
+fn duplicate(fd: u32) -> io::Result<File> {
+    let number = i32::try_from(fd).map_err(|_| Errno::BADF)?;
+    let copy = pidfd_open(getpid(), PidfdFlags::empty())
+        .and_then(|this| pidfd_getfd(this, number, PidfdGetfdFlags::empty()));
+    match copy {
+        Ok(copy) => Ok(copy.into()),
+        Err(Errno::BADF) => Err(Errno::BADF.into()),
+        Err(_) => File::open(format!("/proc/self/fd/{fd}")),
+    }
 }
 
 fn read_bounded(from: &mut impl Read, what: &dyn Fn() -> String) -> Result<Zeroizing<Vec<u8>>> {
@@ -112,7 +127,7 @@ fn not_empty(secret: Secret) -> Result<Secret> {
 }
 
 fn prompt(ask: Ask, flags: Flags) -> Result<Secret> {
-    if !std::io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() {
         return Err(no_key(flags));
     }
     let text = match ask {
@@ -129,7 +144,7 @@ fn prompt(ask: Ask, flags: Flags) -> Result<Secret> {
 fn prompt_line(text: &str, flags: Flags) -> Result<Zeroizing<Vec<u8>>> {
     match rpassword::prompt_password(text) {
         Ok(line) => Ok(Zeroizing::new(line.into_bytes())),
-        Err(e) if e.kind() == std::io::ErrorKind::Interrupted => Err(Error::Cancelled),
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(Error::Cancelled),
         Err(_) => Err(no_key(flags)),
     }
 }

@@ -48,7 +48,9 @@ use crate::progress::{Counter, Progress, Skipped};
 use crate::repository::reading::{index_warnings, open_index};
 use crate::repository::{CdcSizes, Repository};
 use crate::seal::Level;
-use crate::session::{Alive, Checkpoint, Leftover, Session, abort_uploads, host_name, leftovers};
+use crate::session::{
+    Alive, Checkpoint, Leftover, Session, abort_uploads, host_name, leftovers, open_uploads,
+};
 use crate::source::block::BlockSource;
 use crate::source::tree::TreeOptions;
 use parent::Parent;
@@ -117,6 +119,10 @@ pub struct BackupReport {
     pub manifest: Option<Box<Manifest>>,
     /// Volume name.
     pub volume: VolumeName,
+    /// A tree or a block volume.
+    pub kind: VolumeKind,
+    /// The volume was in use, as [`BackupOptions::live`] said.
+    pub live: bool,
     /// Parent that was used.
     pub parent: Option<SessionId>,
     /// Engine that was used, and why.
@@ -617,10 +623,11 @@ async fn clear_leftovers(
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Leftover>> {
     let found = leftovers(repository, volume, Some(own)).await?;
+    let open = if found.iter().any(Leftover::is_over) { open_uploads(repository).await } else { Vec::new() };
     for leftover in &found {
         warnings.extend(leftover.damaged.iter().map(|what| format!("of an earlier run: {what}")));
         // What cannot be aborted now stays until the store's own rules clear it.
-        let (begun, failed) = abort_uploads(repository, leftover).await;
+        let (begun, failed) = abort_uploads(repository, leftover, &open).await;
         let session = leftover.session;
         if begun > failed.len() {
             let count = begun - failed.len();

@@ -3,7 +3,8 @@
 //! Rules:
 //! 1. An error names what failed and where (object key, path, offset), and keeps its source.
 //! 2. Callers branch on [`Error::kind`], never on text; a binary turns a kind into an exit code in one table.
-//! 3. What a user can do next is data ([`Error::hint`]), not prose glued to the message.
+//! 3. What a user can do next is data ([`Error::hint`]) where the kind of error says it; a refusal that a flag would lift
+//!    names the flag.
 //! 4. Keys, passphrases, chunk ids and plaintext never appear in an error.
 //! 5. Trouble with one file of a tree is not an error but a value: see [`crate::progress::Skipped`].
 

@@ -130,7 +130,7 @@ pub struct Plan {
     pub filter_bytes: usize,
     /// Names and small files of a tree in flight, bytes.
     pub tree_bytes: usize,
-    /// Bytes fetched from the store and not yet opened (restore and verify).
+    /// Bytes fetched from the store and not yet opened (restore).
     pub fetch_bytes: usize,
     /// Plaintext buffers on their way to the target (restore), of 4 MiB at most.
     pub write_bytes: usize,
@@ -179,7 +179,8 @@ pub fn plan(memory: u64, workers: usize, read_bytes: usize) -> Result<Plan> {
 
 impl Plan {
     /// Bytes that a backup with this plan may hold at once.
-    pub fn backup_bytes(&self, read_bytes: usize) -> u64 {
+    #[cfg(test)]
+    fn backup_bytes(&self, read_bytes: usize) -> u64 {
         let buffers = self.read_buffers * read_bytes + self.parts * self.part_bytes;
         (buffers + self.filter_bytes + self.tree_bytes) as u64
             + self.workers as u64 * WORKER_BYTES

@@ -1,7 +1,7 @@
 //! What a run counts, what it skipped, and whether it should stop.
 //!
 //! One [`Progress`] is shared by all threads of a run and by whoever watches it. A new figure is one documented
-//! variant of [`Counter`]; the terminal, the JSON output and tests get it for free.
+//! variant of [`Counter`], which tests and watchers can read at once.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

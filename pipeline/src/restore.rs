@@ -162,14 +162,14 @@ pub fn run(
     let damages = run.damages.take();
     if manifest.skipped > 0 {
         warnings.push(format!(
-            "the snapshot itself lacks {} items, or parts of them, that were skipped when it was made",
+            "the snapshot itself is not complete: items skipped, in whole or in part, when it was made: {}",
             manifest.skipped
         ));
     }
     let plainer = progress.get(Counter::Unprivileged);
     if plainer > 0 {
         warnings.push(format!(
-            "{plainer} items have not the owner, setuid bits or attributes of the snapshot: that takes privileges"
+            "items without the owner, setuid bits or attributes of the snapshot, which takes privileges: {plainer}"
         ));
     }
     Ok(RestoreReport { engine, warnings, damages, skipped: progress.get(Counter::Skips), sampled })

@@ -34,7 +34,7 @@ mod owner;
 mod record;
 
 pub use alive::Alive;
-pub use leftovers::{Leftover, Liveness, abort_uploads, leftovers, supersede};
+pub use leftovers::{Leftover, Liveness, abort_uploads, leftovers, open_uploads, supersede};
 pub use owner::{Owner, host_name};
 pub use record::{Checkpoint, Opened, Outcome, SESSIONS_PREFIX};
 use record::{Record, record_key};

@@ -226,7 +226,7 @@ fn advise(packs: &Packs, report: &mut VerifyReport) {
     let there: std::collections::BTreeSet<&str> = objects.filter(is_there).collect();
     if let Some(first) = there.first() {
         report.warnings.push(format!(
-            "{} packs are damaged, such as {first}: backups go on to refer to them. To cure that, restore what only older \
+            "damaged packs: {}, such as {first}. Backups go on to refer to them. To cure that, restore what only older \
              snapshots have, delete these objects and back up again: what the sources still have is stored anew, also for \
              the older snapshots",
             there.len()

@@ -144,6 +144,19 @@ sparse() {
     rm "$image"
 }
 
+# A file system that compresses goes on to do so: an image is restored that fits in no other way.
+compressing() {
+    local place engine image=$W/text.img
+    python3 -c 'for n in range(20 << 20): print(f"{n:015}")' >"$image"
+    place=$(loop_fs btrfs 256M 512 compress=zstd)
+    for engine in "${ENGINES[@]}"; do
+        there_and_back "320 MiB that compress, to a btrfs of 256 MiB, $engine" "text-$engine" "$image" "$place/back" "$engine"
+        rm -f "$place/back"
+    done
+    drop_fs "$place"
+    rm "$image"
+}
+
 # Lists the objects of the repository: size, first bytes that tell packs of data from packs of pages, key.
 objects() { python3 "$ACCEPT/objects.py" "$TRADEWIND_REPOSITORY"; }
 
@@ -185,6 +198,7 @@ new_repo "$W/repo"
 sizes
 if is_root; then devices; else skip "loop devices as source and target" "making them needs root"; fi
 sparse
+if is_root; then compressing; else skip "a file system that compresses" "mounting it needs root"; fi
 must "verify" verify --read-data &&
     ok "verify --read-data" "$(field snapshots) snapshots, $(field packs) packs, $(field checked_bytes) bytes"
 rm -rf "$W/repo"

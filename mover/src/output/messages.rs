@@ -152,7 +152,7 @@ pub(crate) struct Damage {
     pub(crate) reason: String,
 }
 
-/// What damage takes away. Exactly one of the three groups has values; none when no snapshot needs the object.
+/// What damage takes away, as far as it is known; nothing when no snapshot needs the object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Lost {
     /// Snapshot, when it is known.

@@ -207,6 +207,7 @@ fn runs(check: &mut Checker, counters: Counters, engine: Engine) {
             sample: None,
             snapshots: 0,
             packs: 0,
+            packs_read: 0,
             chunks: 0,
             checked_bytes: 0,
             counters,

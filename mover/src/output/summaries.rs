@@ -108,9 +108,11 @@ impl fmt::Display for Backup {
         if c.reused_bytes > 0 {
             row!(f, "reused", "{}", Bytes(c.reused_bytes))?;
         }
-        let packs = plural(c.packs, "pack", "packs");
-        row!(f, "new", "{}, stored as {} in {packs}", Bytes(c.new_bytes), Bytes(c.stored_bytes))?;
-        row!(f, "uploaded", "{}", Bytes(c.uploaded_bytes))?;
+        row!(f, "new", "{}", Bytes(c.new_bytes))?;
+        if !self.dry_run {
+            write!(f, ", stored as {} in {}", Bytes(c.stored_bytes), plural(c.packs, "pack", "packs"))?;
+            row!(f, "uploaded", "{}", Bytes(c.uploaded_bytes))?;
+        }
         if c.retries > 0 {
             row!(f, "retries", "{}", Count(c.retries))?;
         }
@@ -126,10 +128,15 @@ impl fmt::Display for Backup {
     }
 }
 
+/// Directories and others, as numbers with their words.
+fn besides_files(c: &Counters) -> (String, String) {
+    (plural(c.directories, "directory", "directories"), plural(c.others, "other", "others"))
+}
+
 fn tree_rows(f: &mut fmt::Formatter<'_>, c: &Counters) -> fmt::Result {
-    let (directories, others) = (plural(c.directories, "directory", "directories"), Count(c.others));
+    let (directories, others) = besides_files(c);
     row!(f, "files", "{} ({} unchanged)", Count(c.files), Count(c.files_unchanged))?;
-    write!(f, ", {directories}, {others} others")
+    write!(f, ", {directories}, {others}")
 }
 
 fn skipped_row(f: &mut fmt::Formatter<'_>, skipped: u64) -> fmt::Result {
@@ -169,8 +176,8 @@ impl fmt::Display for Restore {
         row!(f, "fetched", "{}", Bytes(c.fetched_bytes))?;
         row!(f, "written", "{}", Bytes(c.written_bytes))?;
         if self.kind == VolumeKind::Tree {
-            let (directories, others) = (plural(c.directories, "directory", "directories"), Count(c.others));
-            row!(f, "files", "{}, {directories}, {others} others", Count(c.files))?;
+            let (directories, others) = besides_files(c);
+            row!(f, "files", "{}, {directories}, {others}", Count(c.files))?;
         }
         if c.retries > 0 {
             row!(f, "retries", "{}", Count(c.retries))?;
@@ -192,6 +199,7 @@ pub(crate) struct Verify {
     pub(crate) sample: Option<f64>,
     pub(crate) snapshots: u64,
     pub(crate) packs: u64,
+    pub(crate) packs_read: u64,
     pub(crate) chunks: u64,
     pub(crate) checked_bytes: u64,
     pub(crate) counters: Counters,

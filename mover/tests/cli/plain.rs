@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use crate::repository::Bed;
 use crate::{json, ran, run, tradewind};
 
 #[test]
@@ -89,4 +90,26 @@ fn a_passphrase_behind_a_descriptor() {
     let ran = ran(shell.arg("-c").arg(line).env_clear());
     assert!(!ran.stderr.contains("file descriptor"), "{}", ran.stderr);
     assert_ne!(ran.code, 2, "{}", ran.stderr);
+}
+
+#[test]
+fn a_descriptor_is_read_on_from_where_it_stands() {
+    // A file that may not be opened any more and whose first line was read already; a socket, which has no name.
+    let bed = Bed::new();
+    let secrets = bed.path("secrets");
+    std::fs::write(&secrets, "a header\ncorrect horse\n").unwrap();
+    let repository = bed.path("other");
+    let binary = env!("CARGO_BIN_EXE_tradewind");
+    let shell = |line: &str| {
+        let mut shell = std::process::Command::new("sh");
+        let env = [("R", repository.as_os_str()), ("S", secrets.as_os_str()), ("T", binary.as_ref())];
+        ran(shell.arg("-c").arg(line).env_clear().envs(env).env("PATH", "/usr/bin:/bin"))
+    };
+    let made = shell("exec 3<$S; rm $S; read -r _ <&3; $T init -r $R --password-fd 3 </dev/null");
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let opened = shell("printf 'correct horse' | $T snapshots -r $R --password-fd 0");
+    assert_eq!(opened.code, 0, "{}", opened.stderr);
+    let closed = shell("$T snapshots -r $R --password-fd 99");
+    assert_eq!(closed.code, 2, "{}", closed.stderr);
+    assert!(closed.stderr.contains("file descriptor 99: Bad file descriptor"), "{}", closed.stderr);
 }

@@ -113,6 +113,8 @@ impl Run<'_> {
     fn report(self, committed: Option<Box<Manifest>>, manifest: &Manifest) -> BackupReport {
         BackupReport {
             volume: self.volume,
+            kind: manifest.kind,
+            live: manifest.source.live,
             parent: manifest.parent,
             engine: self.engine,
             warnings: Vec::new(),

@@ -35,11 +35,11 @@ pub(super) async fn check_packs(
     let check = index.check_packs(looked_for && sound).await?;
     let again = "what is needed of them is stored again; `verify` tells what older snapshots have lost";
     for (packs, what) in [
-        (&check.lost, "are gone from the store"),
-        (&check.resized, "have another size than when they were written"),
+        (&check.lost, "packs gone from the store"),
+        (&check.resized, "packs with another size than when they were written"),
     ] {
         if let Some(first) = packs.first() {
-            warnings.push(format!("{} packs {what}, such as {}: {again}", packs.len(), first.key()));
+            warnings.push(format!("{what}: {}, such as {}; {again}", packs.len(), first.key()));
         }
     }
     Ok(())

@@ -48,7 +48,7 @@ pub(crate) trait Deliver: Send {
     fn finish(&mut self) -> Result<()>;
 }
 
-/// What all workers of a restore or verification share.
+/// What all workers of a restore share.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,

@@ -51,8 +51,8 @@ const PIECE: usize = 512;
 const MIN_SAMPLED: usize = 64 << 10;
 
 /// Of chunks that follow others that did not shrink, each of this number is tried whole, whatever its sample says: a
-/// sample does not show what repeats at a distance.
-const TRY_WHOLE: u32 = 64;
+/// sample does not show what repeats at a distance. Odd, so that data in turns of 2, 4, 8, ... chunks has each of them tried.
+const TRY_WHOLE: u32 = 61;
 
 /// zstd contexts of one worker, reused for every chunk (a context is about 1 MiB at level 1).
 pub struct Compressor {

@@ -165,23 +165,31 @@ async fn examine(
     })
 }
 
-/// Aborts the uploads that `leftover` had begun, if it is over ([`Leftover::is_over`]). Returns how many there were,
-/// and those that could not be aborted: the store keeps them, and charges for them, until its own rules clear them.
+/// Uploads of packs that are open now, of all sessions. What a session began after its last checkpoint, only the store
+/// knows; where it does not say, there are none here, and the store's own rules clear them.
+pub async fn open_uploads(repository: &Repository) -> Vec<OpenUpload> {
+    let found = repository.store().open_uploads(PACKS_PREFIX).await;
+    found.unwrap_or_else(|error| {
+        tracing::debug!(%error, "open uploads are not listed");
+        Vec::new()
+    })
+}
+
+/// Aborts the uploads that `leftover` had begun, if it is over ([`Leftover::is_over`]): those of its checkpoint, and its
+/// own among `open` ([`open_uploads`]). Returns how many there were, and those that could not be aborted: the store
+/// keeps them, and charges for them, until its own rules clear them.
 pub async fn abort_uploads(
     repository: &Repository,
     leftover: &Leftover,
+    open: &[OpenUpload],
 ) -> (usize, Vec<(OpenUpload, Error)>) {
     if !leftover.is_over() {
         return (0, Vec::new());
     }
     let store = repository.store();
-    let ours = |u: &OpenUpload| PackName::from_key(&u.key).is_some_and(|p| p.session == leftover.session);
+    let ours = |u: &&OpenUpload| PackName::from_key(&u.key).is_some_and(|p| p.session == leftover.session);
     let mut uploads = leftover.checkpoint.as_ref().map_or_else(Vec::new, |c| c.uploads.clone());
-    // What was begun after the last checkpoint, only the store knows. Where it does not say, its own rules clear it.
-    match store.open_uploads(PACKS_PREFIX).await {
-        Ok(found) => uploads.extend(found.into_iter().filter(ours)),
-        Err(error) => tracing::debug!(%error, "open uploads are not listed"),
-    }
+    uploads.extend(open.iter().filter(ours).cloned());
     uploads.sort_unstable();
     uploads.dedup();
     let count = uploads.len();

@@ -169,17 +169,18 @@ async fn what_a_dead_session_had_done_is_found_cleared_and_superseded() {
 
     // Its owner, this process, lives.
     let own = Session::open(&repository, &volume("a")).await.unwrap();
+    let open = open_uploads(&repository).await;
     let alive = leftovers(&repository, &volume("a"), Some(own.id())).await.unwrap();
     assert_eq!(alive.len(), 1);
     assert_eq!((alive[0].liveness, alive[0].checkpoint.as_ref()), (Liveness::Alive, Some(&newest)));
-    assert_eq!(abort_uploads(&repository, &alive[0]).await.0, 0);
+    assert_eq!(abort_uploads(&repository, &alive[0], &open).await.0, 0);
     assert_eq!(supersede(&repository, &alive[0]).await.unwrap_err().kind(), Kind::Conflict);
     assert_eq!(store.uploads(), 3);
 
     disown(&store, &dead, Owner { started: 1, ..Owner::current() }).await;
     let found = leftovers(&repository, &volume("a"), Some(own.id())).await.unwrap();
     assert_eq!((found[0].liveness, found[0].session), (Liveness::Dead, dead.id()));
-    let (tried, failed) = abort_uploads(&repository, &found[0]).await;
+    let (tried, failed) = abort_uploads(&repository, &found[0], &open).await;
     assert_eq!((tried, failed.len()), (2, 0));
     let left = store.open_uploads("").await.unwrap();
     assert_eq!(left.iter().map(|u| &u.key).collect::<Vec<_>>(), [&foreign.key()]);
@@ -256,7 +257,8 @@ fn futures_can_move_between_threads() {
         is_send(&session.commit(blank("a")));
         is_send(&leftovers(repository, session.volume(), None));
         is_send(&supersede(repository, leftover));
-        is_send(&abort_uploads(repository, leftover));
+        is_send(&open_uploads(repository));
+        is_send(&abort_uploads(repository, leftover, &[]));
         is_send(&catalog::list(repository, &catalog::Filter::default()));
         is_send(&catalog::find(repository, &catalog::Filter::default(), "latest"));
         is_send(&catalog::check_chain(repository, None));

@@ -15,6 +15,7 @@ mod temp;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rustix::fs::Advice;
 
 use self::folders::Folders;
 use self::temp::{Temp, Temps};
@@ -153,14 +155,21 @@ impl Inner {
         }
         let too_large = |_| Failure::Says(StoreErrorKind::OutOfRange, "more than memory can address".into());
         let len = usize::try_from(range.end - range.start).map_err(too_large)?;
-        if len as u64 >= KEEP_CACHED
-            && let Some(bytes) = direct::read(&self.path(key), range.start, len)?
-        {
-            return Ok(bytes);
+        let buffered = || -> io::Result<Bytes> {
+            let mut bytes = vec![0; len];
+            file.read_exact_at(&mut bytes, range.start)?;
+            Ok(bytes.into())
+        };
+        if (len as u64) < KEEP_CACHED {
+            return Ok(buffered()?);
         }
-        let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, range.start)?;
-        Ok(bytes.into())
+        let bytes = match direct::read(&self.path(key), range.start, len)? {
+            Some(bytes) => bytes,
+            None => buffered()?,
+        };
+        // Some file systems take direct reads and serve them from the page cache. Advice: nothing depends on it.
+        let _ = rustix::fs::fadvise(&file, range.start, NonZeroU64::new(len as u64), Advice::DontNeed);
+        Ok(bytes)
     }
 
     fn create(&self, key: &str, body: &Body) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatfs};
 use rustix::io::Errno;
 
 use crate::chunk::is_zero;
@@ -18,7 +18,13 @@ pub(super) struct BlockTarget {
     path: PathBuf,
     file: DirectFile,
     device: bool,
+    /// Room can be reserved without harm.
+    reserves: bool,
 }
+
+/// `f_type` of btrfs (`linux/magic.h`). What is reserved there is written without compression, even where the mount asks
+/// for it, and the rest of the file as well.
+const BTRFS_SUPER_MAGIC: u64 = 0x9123_683e;
 
 /// Places at which a device is looked at before it counts as blank.
 const BLANK_PROBES: u64 = 64;
@@ -55,7 +61,17 @@ impl BlockTarget {
             let file = options.create(true).truncate(true).mode(0o600).open(path).map_err(fail)?;
             file.set_len(size)
                 .map_err(|e| Error::target_io(path, format!("cannot grow to {size} bytes"), e))?;
-            return Ok(Self { path: path.to_owned(), file: DirectFile::from_file(file), device: false });
+            #[expect(
+                clippy::cast_sign_loss,
+                reason = "its type differs between platforms, its values are 32 bits"
+            )]
+            let reserves = fstatfs(&file).is_ok_and(|fs| fs.f_type as u64 != BTRFS_SUPER_MAGIC);
+            return Ok(Self {
+                path: path.to_owned(),
+                file: DirectFile::from_file(file),
+                device: false,
+                reserves,
+            });
         };
         // O_EXCL on a block device fails while anything has it mounted or claimed (open(2)).
         options.custom_flags(i32::try_from(OFlags::EXCL.bits()).unwrap_or(0));
@@ -73,7 +89,7 @@ impl BlockTarget {
         if !overwrite && !is_blank(&file, room).map_err(|e| Error::target_io(path, "cannot read", e))? {
             return Err(refuse("is not blank; give --overwrite to replace what is on it".into()));
         }
-        Ok(Self { path: path.to_owned(), file: DirectFile::from_file(file), device: true })
+        Ok(Self { path: path.to_owned(), file: DirectFile::from_file(file), device: true, reserves: false })
     }
 
     /// Its descriptors.
@@ -87,14 +103,16 @@ impl BlockTarget {
     }
 
     /// Has `len` bytes at `offset` of a file lie together on the disk, however the order in which they will be written.
-    /// Nothing depends on it: where it cannot be done, or there is no room, writing says so.
+    /// No contents depend on it: where it cannot be done, or there is no room, writing says so. Not on btrfs: see
+    /// [`BTRFS_SUPER_MAGIC`].
     pub(super) fn reserve(&self, offset: u64, len: u64) {
-        if !self.device {
+        if self.reserves {
             let _ = fallocate(&self.file.buffered, FallocateFlags::KEEP_SIZE, offset, len);
         }
     }
 
-    /// Makes `len` bytes at `offset` read as zeros. A file has a hole there already; a device may hold anything.
+    /// Makes `len` bytes at `offset` read as zeros. A file has a hole there already, or room that
+    /// was reserved and never written; a device may hold anything.
     ///
     /// # Errors
     /// [`Error::Target`] naming the offset.
