@@ -17,7 +17,7 @@ pub(crate) struct BackupArgs {
     #[arg(value_name = "SOURCE")]
     pub(crate) source: PathBuf,
 
-    /// Name of the volume [default: host:path]
+    /// Name of the volume; `-` needs it [default: host:path]
     #[arg(long, value_name = "NAME")]
     pub(crate) volume: Option<OsString>,
 
