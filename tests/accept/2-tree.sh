@@ -4,8 +4,8 @@
 # and subvolumes below the root are reported, and nothing below them is taken. An incremental backup is exact as well,
 # and so is what somebody without privileges can make and restore.
 
-# shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=checks.sh
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 
 # torture_tree DIR: the tree, a mount point and, on btrfs, a subvolume in it. Sets MOUNTS to their number.
 torture_tree() {

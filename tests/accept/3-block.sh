@@ -4,8 +4,8 @@
 # 0xA5 is refused without --overwrite and exact with it. Holes are not read. An incremental backup after scattered
 # 4 KiB writes uploads no more than the touched chunks and pages.
 
-# shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=checks.sh
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 
 # shellcheck disable=SC2317,SC2329 # given to check
 quietly() { "$@" >"$W/found" 2>&1; }

@@ -4,8 +4,8 @@
 # CRC64NVME, which is computed again from what the server stored. Behind a proxy that drops the conditional headers
 # `init` refuses, and leaves nothing that could be used.
 
-# shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=checks.sh
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 
 sources() {
     python3 "$FIDELITY/torture.py" "$W/tree" >"$W/made"

@@ -4,8 +4,8 @@
 # files, a million names in one directory, half a million hard links, and the restore of each; with the repository in
 # a directory and behind S3 over TLS; in the presence of an index of 10 million chunks of other volumes.
 
-# shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=checks.sh
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 
 DEFAULT=192 # MiB, what the program takes when nobody says
 SLACK=32

@@ -1,4 +1,4 @@
-"""Shared by the Python scripts of tests/accept: options, running the program, one line for every check (see common.sh,
+"""Shared by the Python scripts of tests/accept: options, running the program, one line for every check (see checks.sh,
 which is the same for those in bash), servers and loop devices that go when the script does."""
 
 import argparse

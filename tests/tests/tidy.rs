@@ -251,9 +251,9 @@ fn no_module_is_a_bag() {
         ["utils", "util", "common", "helpers", "helper", "misc", "shared", "types", "mod"];
     none(
         "named after nothing that it does",
-        sources().iter().filter(|s| s.is_rust()).filter_map(|s| {
-            let parts = s.path.trim_end_matches(".rs").split('/');
-            parts.clone().any(|part| BAGS.contains(&part)).then(|| s.path.clone())
+        sources().iter().filter_map(|s| {
+            let folders = s.path.split('/').rev().skip(1);
+            folders.chain([s.name()]).any(|part| BAGS.contains(&part)).then(|| s.path.clone())
         }),
     );
 }
