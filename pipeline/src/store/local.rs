@@ -155,20 +155,19 @@ impl Inner {
         }
         let too_large = |_| Failure::Says(StoreErrorKind::OutOfRange, "more than memory can address".into());
         let len = usize::try_from(range.end - range.start).map_err(too_large)?;
-        let buffered = || -> io::Result<Bytes> {
+        let large = len as u64 >= KEEP_CACHED;
+        let direct = if large { direct::read(&self.path(key), range.start, len)? } else { None };
+        let bytes = if let Some(bytes) = direct {
+            bytes
+        } else {
             let mut bytes = vec![0; len];
             file.read_exact_at(&mut bytes, range.start)?;
-            Ok(bytes.into())
+            bytes.into()
         };
-        if (len as u64) < KEEP_CACHED {
-            return Ok(buffered()?);
+        if large {
+            // Some file systems take direct reads and serve them from the page cache. Advice: nothing depends on it.
+            let _ = rustix::fs::fadvise(&file, range.start, NonZeroU64::new(len as u64), Advice::DontNeed);
         }
-        let bytes = match direct::read(&self.path(key), range.start, len)? {
-            Some(bytes) => bytes,
-            None => buffered()?,
-        };
-        // Some file systems take direct reads and serve them from the page cache. Advice: nothing depends on it.
-        let _ = rustix::fs::fadvise(&file, range.start, NonZeroU64::new(len as u64), Advice::DontNeed);
         Ok(bytes)
     }
 
