@@ -5,10 +5,10 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tradewind/targ
 with-builds := tests/with-builds.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check accept bench perf fmt
+.PHONY: help demo test check accept cluster-up cluster-down cluster-test bench perf fmt
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: ## build, then back up and restore real data, and compare: the first thing to run
 	$(with-builds) tests/demo.sh
@@ -21,6 +21,15 @@ check: ## format, lints, dependencies, scripts, and the style of the tree
 
 accept: ## the long tests in full size, as root; writes a report
 	$(with-builds) tests/accept.sh
+
+cluster-up: ## start a real Kubernetes on this machine (LEVEL=api: etcd and the API server alone)
+	$(with-builds) tests/cluster/cluster.sh up $(LEVEL)
+
+cluster-down: ## end it; nothing is left but its logs
+	$(with-builds) tests/cluster/cluster.sh down
+
+cluster-test: ## install, build, start, test and end it; as root (TEST="velero" runs those with that name)
+	$(with-builds) tests/cluster/cluster.sh test $(TEST)
 
 bench: ## how fast each station is by itself (BENCH="seal" runs those with that name)
 	$(with-builds) cargo bench --package tradewind-benches -- $(BENCH)

@@ -1,0 +1,43 @@
+//! The driver as a program: on a real file system, with real loop devices, by way of its socket. Needs root; says
+//! SKIPPED without.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test says what it did not do, and fails by panicking"
+)]
+
+mod bed;
+mod consistency;
+mod faults;
+mod metadata;
+mod node;
+mod restart;
+mod sanity;
+
+/// The clients, generated like the driver's servers.
+mod csi {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated code"
+    )]
+    tonic::include_proto!("csi.v1");
+}
+
+/// The same of the kubelet's side.
+mod registration {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated code"
+    )]
+    tonic::include_proto!("pluginregistration");
+}

@@ -1,0 +1,300 @@
+//! A cluster seen from outside: started, entered, ended, and cleaned up after whatever happened to it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{BufRead as _, BufReader, ErrorKind};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+
+use crate::command::run;
+use crate::components::CGROUP;
+use crate::folder::{Folder, Level};
+use crate::state::{self, Process, State};
+use crate::{loops, machine, pki};
+
+/// How long what was killed may take to go.
+const END: Duration = Duration::from_secs(30);
+/// Size of the file system that holds volumes and snapshots, in bytes: sparse, and large enough for some of 10 GiB.
+const VOLUMES: u64 = 40 << 30;
+/// What stays in the folder after the end; the state is removed last, by itself.
+const KEPT: [&str; 3] = ["log", "lock", "state.json"];
+/// Set in the environment of what runs inside: the level.
+pub(crate) const INSIDE: &str = "TRADEWIND_CLUSTER_INSIDE";
+
+/// What the supervisor says once.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Report {
+    Ready,
+    Failed(String),
+}
+
+/// Starts a cluster with the programs of `programs` (folders as in PATH), and returns how long it took. What a killed
+/// one left is cleaned up first.
+///
+/// # Errors
+/// When the machine lacks something, one is up already, or a component did not start: which, and its log's end.
+/// Nothing is left then but logs.
+pub fn up(folder: &Folder, programs: &str) -> Result<Duration> {
+    let begin = Instant::now();
+    let _lock = lock(folder)?;
+    if is_up(folder) {
+        bail!(
+            "a cluster ({}) is up already: use it, or end it with `make cluster-down`",
+            folder.level.name()
+        );
+    }
+    clean(folder)?;
+    machine::check(folder, programs)?;
+    let started = prepare(folder, programs).and_then(|()| start(folder, programs));
+    match started {
+        Ok(()) => Ok(begin.elapsed()),
+        Err(why) => {
+            if let Err(more) = clean(folder) {
+                bail!("{why:#}; and cleaning up failed too: {more:#}");
+            }
+            Err(why)
+        }
+    }
+}
+
+/// Ends the cluster and takes away everything that it left, of an earlier one too. Logs stay. Returns whether there was
+/// one.
+///
+/// # Errors
+/// What could not be taken away.
+pub fn down(folder: &Folder) -> Result<bool> {
+    let _lock = lock(folder)?;
+    clean(folder)
+}
+
+/// True while the cluster's first process runs.
+#[must_use]
+pub fn is_up(folder: &Folder) -> bool {
+    // Between the first process and the end of the start nobody else looks: `up` holds the lock.
+    folder.join("ready").exists() && state::first_process(folder).is_some()
+}
+
+/// Runs a command inside, in place of this process.
+///
+/// # Errors
+/// When none is up, or the command cannot be run; otherwise it does not return.
+pub fn enter(folder: &Folder, command: &[OsString]) -> Result<std::convert::Infallible> {
+    let why = entering(folder, command)?.exec();
+    Err(why).context("running nsenter")
+}
+
+/// A command that runs `command` inside: in the cluster's namespaces, with its programs in PATH and `KUBECONFIG` set.
+///
+/// # Errors
+/// When none is up.
+pub fn entering(folder: &Folder, command: &[impl AsRef<OsStr>]) -> Result<Command> {
+    let (Some(state), Some(first)) = (State::load(folder)?, state::first_process(folder)) else {
+        bail!("no cluster ({}) is up: `make cluster-up` starts one", folder.level.name());
+    };
+    let mut nsenter = Command::new("nsenter");
+    nsenter.args(["--target", &first.pid.to_string(), "--mount", "--pid", "--net", "--uts", "--ipc"]);
+    if !rustix::process::geteuid().is_root() {
+        nsenter.args(["--user", "--preserve-credentials"]);
+    }
+    // The working directory is lost with the mount namespace.
+    let mut here = OsString::from("--wd=");
+    here.push(std::env::current_dir().unwrap_or_else(|_| "/".into()));
+    nsenter.arg(here).arg("--").args(command);
+    nsenter.env("PATH", path(&state.programs)).env(INSIDE, folder.level.name());
+    nsenter.env("KUBECONFIG", folder.join("pki/admin.kubeconfig"));
+    nsenter.env("CONTAINERD_ADDRESS", folder.join("run/containerd.sock"));
+    Ok(nsenter)
+}
+
+/// One `up` or `down` at a time.
+fn lock(folder: &Folder) -> Result<fs::File> {
+    fs::create_dir_all(folder.root()).with_context(|| format!("making {}", folder.root().display()))?;
+    let file = folder.join("lock");
+    let lock = fs::File::create(&file).with_context(|| format!("opening {}", file.display()))?;
+    flock(&lock, FlockOperation::LockExclusive).with_context(|| format!("locking {}", file.display()))?;
+    Ok(lock)
+}
+
+fn path(programs: &str) -> String {
+    format!("{programs}:{}", std::env::var("PATH").unwrap_or_default())
+}
+
+/// Everything that must be there before the first process.
+fn prepare(folder: &Folder, programs: &str) -> Result<()> {
+    for entry in fs::read_dir(folder.root()).with_context(|| folder.root().display().to_string())? {
+        let name = entry?.file_name();
+        if !KEPT.iter().any(|kept| name == *kept) {
+            // All of it would be deleted at the end.
+            bail!(
+                "{} has '{}', which is not ours: TRADEWIND_CLUSTER=/folder names another",
+                folder.root().display(),
+                name.display()
+            );
+        }
+    }
+    let state = State { boot: state::boot()?, programs: programs.to_owned(), settings: machine::settings()? };
+    state.save(folder)?;
+    for name in ["run", "log", "etcd", "pki"] {
+        make(&folder.join(name))?;
+    }
+    pki::make(folder)?;
+    if folder.level == Level::Api {
+        return Ok(());
+    }
+    for name in ["cgroup", "kubelet", "volumes", "s3", "net.d"] {
+        make(&folder.join(name))?;
+    }
+    let own = |text: &str| {
+        text.replace("@FOLDER@", &folder.root().display().to_string()).replace("@CGROUP@", CGROUP)
+    };
+    for (name, text) in [
+        ("containerd.toml", include_str!("../config/containerd.toml")),
+        ("kubelet.yaml", include_str!("../config/kubelet.yaml")),
+        ("net.d/10-cluster.conflist", include_str!("../config/cni.json")),
+    ] {
+        fs::write(folder.join(name), own(text)).with_context(|| format!("writing {name}"))?;
+    }
+    let volumes = folder.join("volumes.img");
+    fs::File::create(&volumes)
+        .and_then(|image| image.set_len(VOLUMES))
+        .with_context(|| format!("writing {}", volumes.display()))?;
+    run("mkfs.xfs", &["-q", "-f", "-m", "reflink=1", &volumes.display().to_string()]).map(drop)
+}
+
+fn make(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))
+}
+
+/// Starts the first process and waits for the supervisor's word.
+fn start(folder: &Folder, programs: &str) -> Result<()> {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL"]);
+    unshare.args(["--net", "--uts", "--ipc"]);
+    if !rustix::process::geteuid().is_root() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    let log = folder.log("supervisor");
+    unshare.arg(std::env::current_exe()?).args(["first", "--level", folder.level.name()]);
+    unshare.env("PATH", path(programs)).env(INSIDE, folder.level.name());
+    unshare.stdin(Stdio::piped()).stdout(Stdio::piped());
+    unshare.stderr(fs::File::create(&log).with_context(|| format!("writing {}", log.display()))?);
+    unshare.current_dir("/").process_group(0); // a Ctrl-C is for us, not for the cluster
+    let mut first = unshare.spawn().context("running unshare")?;
+
+    // Open until it is ready: the supervisor takes its end for ours.
+    let held = first.stdin.take();
+    let mut said = String::new();
+    if let Some(out) = first.stdout.take() {
+        BufReader::new(out).read_line(&mut said).context("listening to the supervisor")?;
+    }
+    match serde_json::from_str(&said) {
+        Ok(Report::Ready) => {
+            fs::write(folder.join("ready"), "")?;
+            drop(held);
+            Ok(())
+        }
+        Ok(Report::Failed(why)) => bail!("{why}"),
+        Err(_) => {
+            let end = crate::supervisor::last_lines(&log, 5).unwrap_or_default();
+            bail!("the cluster's first process ended: {}", end.trim())
+        }
+    }
+}
+
+/// Ends what runs and takes away what is left, the last made first.
+fn clean(folder: &Folder) -> Result<bool> {
+    let Some(state) = State::load(folder)? else {
+        // Nothing was changed: the record is written before anything is.
+        return Ok(false);
+    };
+    let image = folder.join("volumes.img");
+    if let Some(first) = state::first_process(folder) {
+        if folder.level == Level::Node {
+            // Before the kill: afterwards those of volumes in use would keep the file system alive.
+            loops::detach(&loops::standing_on(&image)?)?;
+        }
+        kill(&first)?;
+    }
+    if folder.level == Level::Node && state.boot == state::boot()? {
+        let gone = || {
+            let left = loops::standing_on(&image)?;
+            loops::detach(&left)?;
+            Ok(left.is_empty().then_some(()).ok_or_else(|| format!("loop devices {}", left.join(", "))))
+        };
+        until_gone(gone)?;
+        until_gone(|| Ok(remove_groups()))?;
+        machine::restore_settings(&state.settings)?;
+    }
+    for entry in fs::read_dir(folder.root()).with_context(|| folder.root().display().to_string())? {
+        let entry = entry?;
+        if KEPT.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        let path = entry.path();
+        let removed =
+            if entry.file_type()?.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.with_context(|| format!("removing {}", path.display()))?;
+    }
+    State::forget(folder)?;
+    Ok(true)
+}
+
+/// Kills the first process of the namespaces, with which the kernel ends all others, and waits until it is gone.
+fn kill(first: &Process) -> Result<()> {
+    if let Some(pid) = i32::try_from(first.pid).ok().and_then(Pid::from_raw)
+        && first.runs()
+    {
+        match kill_process(pid, Signal::KILL) {
+            Err(e) if e != rustix::io::Errno::SRCH => {
+                return Err(e).context("killing the cluster's first process");
+            }
+            _ => {}
+        }
+    }
+    until_gone(|| Ok(if first.runs() { Err(format!("process {}", first.pid)) } else { Ok(()) }))
+}
+
+/// Calls `gone` until it says that nothing is left.
+fn until_gone(mut gone: impl FnMut() -> Result<Result<(), String>>) -> Result<()> {
+    let end = Instant::now() + END;
+    while let Err(left) = gone()? {
+        if Instant::now() > end {
+            bail!("still there {} s after the end: {left}", END.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Removes the pods' control groups, in every hierarchy. Busy ones still have processes that are ending.
+fn remove_groups() -> Result<(), String> {
+    let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else { return Ok(()) };
+    for hierarchy in hierarchies.flatten() {
+        let group = hierarchy.path().join(CGROUP.trim_start_matches('/'));
+        remove_group(&group).map_err(|e| format!("control group {}: {e}", group.display()))?;
+    }
+    Ok(())
+}
+
+fn remove_group(group: &Path) -> std::io::Result<()> {
+    let below = match fs::read_dir(group) {
+        Ok(below) => below,
+        Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for entry in below {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_group(&entry.path())?;
+        }
+    }
+    fs::remove_dir(group)
+}

@@ -1,0 +1,133 @@
+//! What a machine must have, asked before anything is changed, and the settings that are given back at the end.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::run;
+use crate::folder::{Folder, Level};
+use crate::inside::machine_lock;
+
+/// Free space that a cluster needs to start, in bytes: images, logs, and the volumes of a few tests. The image of the
+/// volumes is sparse.
+const NEEDED_SPACE: u64 = 4 << 30;
+
+/// Programs of the machine, and the Debian package of each.
+const NEEDED_PROGRAMS: [(&str, &str); 11] = [
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("ip", "iproute2"),
+    ("iptables", "iptables"),
+    ("losetup", "mount"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("nsenter", "util-linux"),
+    ("/bin/busybox", "busybox-static"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+];
+
+/// Hierarchies that the kubelet insists on.
+const NEEDED_CGROUPS: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
+
+/// Settings that a kubelet changes for the whole machine.
+const SETTINGS: [&str; 6] = [
+    "kernel/keys/root_maxbytes",
+    "kernel/keys/root_maxkeys",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+];
+
+/// Asks whether a cluster can be started here.
+///
+/// # Errors
+/// The first thing that is missing, and what to do.
+pub(crate) fn check(folder: &Folder, programs: &str) -> Result<()> {
+    let root = rustix::process::geteuid().is_root();
+    if folder.level == Level::Node && !root {
+        bail!("a node needs root: run it as root, or only the API server (--level api)");
+    }
+    let mut namespaces = vec!["--mount", "--pid", "--fork", "--net", "--uts", "--ipc"];
+    if !root {
+        namespaces.extend(["--user", "--map-root-user"]);
+    }
+    namespaces.push("true");
+    run("unshare", &namespaces).context("no namespaces of its own may be made here")?;
+    for program in ["etcd", "kube-apiserver"] {
+        find(program, programs)
+            .with_context(|| format!("{program} is missing: run tests/cluster/setup.sh"))?;
+    }
+    let stat = rustix::fs::statvfs(folder.root())
+        .with_context(|| format!("asking about {}", folder.root().display()))?;
+    let free = stat.f_bavail * stat.f_frsize;
+    if folder.level == Level::Api {
+        return Ok(());
+    }
+    if free < NEEDED_SPACE {
+        bail!(
+            "too little space: {} has {} MiB, a cluster needs {} MiB; TRADEWIND_CLUSTER=/folder puts it elsewhere",
+            folder.root().display(),
+            free >> 20,
+            NEEDED_SPACE >> 20
+        );
+    }
+    for (program, package) in NEEDED_PROGRAMS {
+        let path = std::env::var("PATH").unwrap_or_default();
+        find(program, &path).with_context(|| format!("{program} is missing: apt-get install {package}"))?;
+    }
+    for group in NEEDED_CGROUPS {
+        if !Path::new("/sys/fs/cgroup").join(group).join("tasks").exists() {
+            bail!(
+                "the cgroup v1 hierarchy '{group}' is missing: a node is started on machines with cgroup v1 only"
+            );
+        }
+    }
+    machine_lock().map(drop)
+}
+
+/// A program by its path, or by its name in `path`.
+fn find(program: &str, path: &str) -> Result<PathBuf> {
+    let candidates: Vec<PathBuf> = if program.starts_with('/') {
+        vec![program.into()]
+    } else {
+        std::env::split_paths(path).map(|folder| folder.join(program)).collect()
+    };
+    candidates.into_iter().find(|file| file.is_file()).with_context(|| format!("no {program} in {path}"))
+}
+
+/// The settings as they are now. What this kernel does not have is left out.
+///
+/// # Errors
+/// When one cannot be read.
+pub(crate) fn settings() -> Result<BTreeMap<PathBuf, String>> {
+    let mut found = BTreeMap::new();
+    for name in SETTINGS {
+        let file = Path::new("/proc/sys").join(name);
+        match fs::read_to_string(&file) {
+            Ok(value) => drop(found.insert(name.into(), value.trim().to_owned())),
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e).with_context(|| format!("reading {}", file.display())),
+        }
+    }
+    Ok(found)
+}
+
+/// Gives settings back their values.
+///
+/// # Errors
+/// When one cannot be written.
+pub(crate) fn restore_settings(before: &BTreeMap<PathBuf, String>) -> Result<()> {
+    for (name, value) in before {
+        let file = Path::new("/proc/sys").join(name);
+        let now = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        if now.trim() != value {
+            fs::write(&file, value).with_context(|| format!("writing {}", file.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! Tests of the cluster itself: that what Tradewind will be tested with behaves as the real thing does. All of them need
+//! one: `make cluster-test`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api;
+mod blocks;
+mod claims;
+mod faults;
+mod images;
+mod snapshots;
+mod velero;
+mod volumes;

@@ -1,0 +1,189 @@
+//! A real Velero with its node agent, installed as its users do, moves the snapshots of a namespace and restores them
+//! into another: what Tradewind will take over is seen to work here without it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::json;
+use tradewind_cluster::cluster::{Cluster, inside, say};
+use tradewind_cluster::components::S3_KEYS;
+use tradewind_cluster::folder::Level;
+use tradewind_cluster::image::Image;
+use tradewind_cluster::inside::import;
+use tradewind_cluster::network::{NODE, S3_PORT};
+
+use crate::claims::{Claim, Mode, pod};
+
+/// A program of the cluster.
+fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.with_context(|| format!("no {name} in PATH: tests/cluster/setup.sh velero builds it"))
+}
+
+/// Runs Velero's command line, as its users do.
+fn velero(arguments: &[&str]) -> Result<String> {
+    let done = Command::new("velero").args(arguments).output().context("running velero")?;
+    let (said, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    ensure!(done.status.success(), "velero {}: {errors}{said}", arguments.join(" "));
+    Ok(said.into_owned())
+}
+
+/// Gives the node Velero's images.
+fn images(cluster: &Cluster) -> Result<()> {
+    let archive = cluster.folder.join("velero.tar");
+    let busybox = "/bin/busybox";
+    let mut image = Image::new("tradewind.test/velero:1").entrypoint(&["/velero"]).folder("/tmp")?;
+    for name in ["velero", "velero-helper", "velero-restore-helper"] {
+        image = image.program(&program(name)?, &format!("/{name}"))?;
+    }
+    image.program(busybox.as_ref(), busybox)?.link("/bin/sh", "busybox")?.write(&archive)?;
+    import(&cluster.folder, &archive)?;
+
+    let name = "velero-plugin-for-aws";
+    let entrypoint = ["/bin/sh", "-c", "/bin/busybox cp /plugins/* /target/."];
+    Image::new("tradewind.test/velero-aws:1")
+        .entrypoint(&entrypoint)
+        .program(&program(name)?, &format!("/plugins/{name}"))?
+        .program(busybox.as_ref(), busybox)?
+        .link("/bin/sh", "busybox")?
+        .write(&archive)?;
+    import(&cluster.folder, &archive)
+}
+
+async fn install(cluster: &Cluster) -> Result<()> {
+    images(cluster)?;
+    std::fs::create_dir_all(cluster.folder.join("s3/velero"))?;
+    let keys = cluster.folder.join("velero.keys");
+    let text = format!("[default]\naws_access_key_id={}\naws_secret_access_key={}\n", S3_KEYS.0, S3_KEYS.1);
+    std::fs::write(&keys, text)?;
+    let keys = keys.display().to_string();
+    let location =
+        format!("region=us-east-1,s3ForcePathStyle=true,s3Url=http://{NODE}:{S3_PORT},checksumAlgorithm=");
+    let yaml = velero(&[
+        "install",
+        "--image=tradewind.test/velero:1",
+        "--plugins=tradewind.test/velero-aws:1",
+        "--provider=aws",
+        "--bucket=velero",
+        &format!("--secret-file={keys}"),
+        &format!("--backup-location-config={location}"),
+        "--use-node-agent",
+        "--features=EnableCSI",
+        "--use-volume-snapshots=false",
+        "--dry-run",
+        "--output=yaml",
+    ])?;
+    cluster.objects.apply(&yaml).await?;
+    let servers: Api<Deployment> = Api::namespaced(cluster.client.clone(), "velero");
+    let agents: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), "velero");
+    let kind = GroupVersionKind::gvk("velero.io", "v1", "BackupStorageLocation");
+    let locations: Api<DynamicObject> =
+        Api::namespaced_with(cluster.client.clone(), "velero", &ApiResource::from_gvk(&kind));
+    let runs = async || {
+        let server = servers.get("velero").await?.status.and_then(|status| status.ready_replicas);
+        let agent = agents.get("node-agent").await?.status.map(|status| status.number_ready);
+        let location = locations.get("default").await?;
+        Ok((server == Some(1) && agent == Some(1) && location.data["status"]["phase"] == "Available")
+            .then_some(()))
+    };
+    cluster.until("Velero, its node agent and its location", runs).await
+}
+
+#[test]
+#[ignore = "needs a cluster: make cluster-test"]
+fn velero_moves_snapshots_and_restores_them_elsewhere() {
+    inside(Level::Node, async |cluster| {
+        cluster.remember("velero");
+        let begin = Instant::now();
+        install(cluster).await?;
+        say(&format!("velero: installed after {:.1} s", begin.elapsed().as_secs_f64()));
+        let moved = moved(cluster).await;
+        if moved.is_err() {
+            say(&format!("{}", velero(&["backup", "describe", "--details"]).unwrap_or_default()));
+        }
+        velero(&["uninstall", "--force"])?;
+        moved
+    });
+}
+
+async fn moved(cluster: &Cluster) -> Result<()> {
+    let from = cluster.namespace("app").await?;
+    let to = format!("{from}-copy");
+    cluster.remember(&to);
+    let volumes = [
+        (
+            Claim::new("files", Mode::Filesystem, "200Mi"),
+            "mkdir /data/d; for n in 1 2 3 4; do head -c 25000000 /dev/urandom > /data/d/$n; done; sync",
+            "cd /data && find . -type f | grep -v lost+found | sort | xargs md5sum",
+        ),
+        (
+            Claim::new("blocks", Mode::Block, "256Mi"),
+            "head -c 200000000 /dev/urandom | dd of=/dev/data bs=1M conv=fsync",
+            "md5sum /dev/data",
+        ),
+    ];
+    let mut sums = Vec::new();
+    for (claim, write, read) in &volumes {
+        claim.create(cluster, &from).await?;
+        let volume = (claim.name, claim.mode);
+        pod(cluster, &from, claim.name, volume, &format!("{write}; {read}")).await?;
+        sums.push(
+            cluster
+                .succeeded(&from, claim.name)
+                .await?
+                .lines()
+                .filter(|l| l.contains("  "))
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+        );
+    }
+
+    let begin = Instant::now();
+    velero(&["backup", "create", "moved", "--include-namespaces", &from, "--snapshot-move-data", "--wait"])?;
+    completed(cluster, "Backup", "moved").await?;
+    say(&format!("velero: backup after {:.1} s", begin.elapsed().as_secs_f64()));
+
+    let begin = Instant::now();
+    let mapping = format!("{from}:{to}");
+    // Not the pods: they would write again.
+    velero(&[
+        "restore",
+        "create",
+        "back",
+        "--from-backup",
+        "moved",
+        "--namespace-mappings",
+        &mapping,
+        "--exclude-resources",
+        "pods",
+        "--wait",
+    ])?;
+    completed(cluster, "Restore", "back").await?;
+    say(&format!("velero: restore after {:.1} s", begin.elapsed().as_secs_f64()));
+
+    for ((claim, _, read), expected) in volumes.iter().zip(&sums) {
+        pod(cluster, &to, claim.name, (claim.name, claim.mode), read).await?;
+        let said = cluster.succeeded(&to, claim.name).await?;
+        let found: Vec<&str> = said.lines().collect();
+        ensure!(
+            !expected.is_empty() && found == *expected,
+            "{}: {found:?}, but it was {expected:?}",
+            claim.name
+        );
+    }
+    Ok(())
+}
+
+async fn completed(cluster: &Cluster, kind: &str, name: &str) -> Result<()> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("velero.io", "v1", kind));
+    let all: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), "velero", &resource);
+    let status = all.get(name).await?.data["status"].clone();
+    ensure!(status["phase"] == json!("Completed"), "{kind} {name}: {status}");
+    Ok(())
+}
