@@ -32,14 +32,35 @@ down() {
     ! is_root || "$cluster" down --level node
 }
 
+# Counts from what was printed: cargo's results, and the lines that begin with "ok" of the scripts.
+count() {
+    awk '/^test result:/ { p += $4; f += $6 } /^ok / { p++ } /: error: / { f++ }
+        END { printf "cluster: %d passed, %d failed\n", p, f; exit f > 0 }' "$1"
+}
+
 run_tests() { # FILTER
+    local printed status=0
+    require_root "a node"
+    printed=$(work_dir)/printed
     before_cleanup() { down; }
     down
-    up node velero
-    CSI_SANITY=$("$cluster" in sh -c 'command -v csi-sanity') \
-        cargo test --locked --workspace --no-fail-fast --test cluster --test driver -- \
-        --include-ignored --test-threads=2 "$@"
-    "$cluster" in "$cluster" left
+    tests/cluster/setup.sh velero >"$printed"
+    build
+    {
+        if [ $# = 0 ]; then
+            tests/cluster/refusals.sh || status=1
+            tests/cluster/cycles.sh || status=1
+        fi
+        up node velero || status=1
+        # Two at a time: volumes and pods are slow in turns, and the machine is small.
+        CSI_SANITY=$("$cluster" in sh -c 'command -v csi-sanity') \
+            cargo test --locked --workspace --no-fail-fast --test cluster --test driver -- \
+            --include-ignored --test-threads=2 "$@" || status=1
+        "$cluster" in "$cluster" left || status=1
+    } > >(tee "$printed") 2>&1
+    wait $!
+    count "$printed" || status=1
+    return $status
 }
 
 case ${1:-} in

@@ -125,10 +125,20 @@ impl Objects {
     }
 }
 
-/// The documents of a YAML text; empty ones are none.
+/// The objects of a YAML text: its documents, and the items of those that are lists. Empty documents are none.
 fn parse(yaml: &str) -> Result<Vec<Value>> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).context("parsing YAML")?;
-    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+    let mut objects = Vec::new();
+    for mut document in documents.into_iter().filter(|document| !document.is_null()) {
+        if document["kind"] == "List"
+            && let Some(items) = document["items"].as_array_mut()
+        {
+            objects.append(items);
+        } else {
+            objects.push(document);
+        }
+    }
+    Ok(objects)
 }
 
 /// "Kind namespace/name".
@@ -172,9 +182,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn empty_documents_are_none() {
-        let found = parse("---\n# nothing\n---\nkind: A\n---\nkind: B\n").unwrap();
-        assert_eq!(found.len(), 2, "{found:?}");
+    fn every_document_is_an_object_and_every_item_of_a_list() {
+        let found =
+            parse("---\n# nothing\n---\nkind: A\n---\nkind: List\nitems: [{kind: B}, {kind: C}]\n").unwrap();
+        let kinds: Vec<&str> = found.iter().filter_map(|object| object["kind"].as_str()).collect();
+        assert_eq!(kinds, ["A", "B", "C"]);
         assert!(parse("a: [").is_err());
     }
 }

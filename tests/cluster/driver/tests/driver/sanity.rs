@@ -26,7 +26,7 @@ async fn passes(access: &str) {
     let Some(bed) = Bed::new(&[]).await else { return };
     let output = bed.dir.join("sanity.log");
     let file = fs::File::create(&output).unwrap();
-    let mut suite = Command::new(program)
+    let mut suite = Command::new(&program)
         .arg(format!("--csi.endpoint=unix://{}", bed.path("csi.sock")))
         .arg(format!("--csi.mountdir={}", bed.path("target")))
         .arg(format!("--csi.stagingdir={}", bed.path("staging")))
@@ -37,7 +37,7 @@ async fn passes(access: &str) {
         .stdout(file.try_clone().unwrap())
         .stderr(file)
         .spawn()
-        .unwrap();
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     let mut status = None;
     until("csi-sanity ends", || {
         status = suite.try_wait().unwrap();
