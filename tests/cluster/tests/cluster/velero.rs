@@ -105,7 +105,7 @@ fn velero_moves_snapshots_and_restores_them_elsewhere() {
         say(&format!("velero: installed after {:.1} s", begin.elapsed().as_secs_f64()));
         let moved = moved(cluster).await;
         if moved.is_err() {
-            say(&format!("{}", velero(&["backup", "describe", "--details"]).unwrap_or_default()));
+            say(&velero(&["backup", "describe", "--details"]).unwrap_or_default());
         }
         velero(&["uninstall", "--force"])?;
         moved
