@@ -26,7 +26,7 @@ cluster-up: ## start a real Kubernetes on this machine (LEVEL=api: etcd and the 
 	$(with-builds) tests/cluster/cluster.sh up $(LEVEL)
 
 cluster-down: ## end it; nothing is left but its logs
-	$(with-builds) tests/cluster/cluster.sh down
+	tests/cluster/cluster.sh down
 
 cluster-test: ## install, build, start, test and end it; as root (TEST="velero" runs those with that name)
 	$(with-builds) tests/cluster/cluster.sh test $(TEST)

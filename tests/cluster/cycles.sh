@@ -15,7 +15,8 @@ programs=$("$TW_REPO/tests/cluster/setup.sh" node)
 # Everything that a cluster could leave on the machine, in lines that do not change by themselves.
 machine() {
     # By what they run and where: the programs of a cluster are nobody else's.
-    pgrep --list-full --full "$TW_CACHE/(cluster|bin/(etcd|kubernetes|snapshot-metadata|s3))|containerd|kube|csi-" || true
+    pgrep --list-full --full "$TW_CACHE/(cluster|bin/(etcd|kubernetes|snapshot-metadata|s3))|containerd|kube|csi-" ||
+        [ $? = 1 ] # none
     cut -d' ' -f1-3 /proc/mounts | sort
     losetup --list --noheadings --output NAME,BACK-FILE | sort
     find /sys/fs/cgroup -maxdepth 3 -type d | sort
@@ -45,22 +46,29 @@ YAML
 }
 
 # Kills the first process: the kernel ends all others, nobody tidies up.
-kill_first() { kill -9 "$(sed 's/.*"pid":\([0-9]*\).*/\1/' "$(cluster_folder)/first.json")"; }
-cluster_folder() { echo "${TRADEWIND_CLUSTER:-$TW_CACHE/cluster}/node"; }
+kill_first() {
+    local first
+    first=$(sed 's/.*"pid":\([0-9]*\).*/\1/' "${TRADEWIND_CLUSTER:-$TW_CACHE/cluster}/node/first.json")
+    kill -9 "$first"
+    wait_for 30 "process $first to be gone" ended "$first"
+}
+ended() { ! grep -qs '^State:[[:space:]]*[^Z]' "/proc/$1/status"; }
 
 before_cleanup() { "$cluster" down >/dev/null; }
 
+have pgrep || fail "pgrep is missing: run tests/cluster/setup.sh"
 "$cluster" down
 machine >"$(work_dir)/before"
+kills=0
 for ((n = 1; n <= count; n++)); do
     how="ended"
     if ((n * killed / count > (n - 1) * killed / count)); then
-        # In turn: while it starts, at different moments; while a pod writes to its volumes; and then the next start, or
-        # an end, has to tidy up.
-        if ((n % 2)); then
-            up 2>/dev/null &
+        # In turn: while it starts, at different moments, or while a pod writes to its volumes; and the next start has to
+        # tidy up, or an end.
+        if ((kills % 2 == 0)); then
+            "$cluster" up --programs "$programs" 2>/dev/null &
             starting=$!
-            sleep "$((1 + n % 5)).$((n % 10))" # the moment of the kill
+            sleep "$((1 + kills)).$((n % 10))" # the moment of the kill
             kill -9 $starting 2>/dev/null || true
             wait $starting 2>/dev/null || true
             how="killed while it started"
@@ -70,10 +78,11 @@ for ((n = 1; n <= count; n++)); do
             kill_first
             how="killed with a pod that writes"
         fi
-        if ((n % 4 < 2)); then
+        if ((kills % 4 < 2)); then
             up
             how+=", started again"
         fi
+        kills=$((kills + 1))
     else
         up
         ((n % 3)) || busy

@@ -9,12 +9,18 @@ require_root "taking things away"
 cluster=$CARGO_TARGET_DIR/debug/cluster
 programs=$("$TW_REPO/tests/cluster/setup.sh" node)
 work=$(work_dir)
-export TRADEWIND_CLUSTER=$work/cluster
-mkdir "$TRADEWIND_CLUSTER"
+# Not in the work directory: what a killed run left is ended by the next.
+export TRADEWIND_CLUSTER=$TW_CACHE/cluster-refusals
+mkdir -p "$TRADEWIND_CLUSTER"
+"$cluster" down
 # Everybody may use it: the case without root.
 chmod 0777 "$TRADEWIND_CLUSTER"
 
-before_cleanup() { "$cluster" down >/dev/null 2>&1; }
+listener=
+before_cleanup() {
+    [ -z "$listener" ] || kill "$listener" 2>/dev/null || true
+    "$cluster" down >/dev/null 2>&1
+}
 
 # refused WHAT TEXT COMMAND...: the command fails, says TEXT in its last line, and leaves nothing but logs and a lock.
 refused() {
@@ -66,7 +72,7 @@ grep -q 'etcd ended while it started' "$work/said" || fail "it is not said which
 copy=$work/copy
 mkdir "$copy"
 cp -r "$TW_REPO/tests" "$copy/tests"
-echo 'require nobody.example/nothing v1.0.0' >>"$copy/tests/cluster/go/etcd/go.mod"
+echo 'this is no go.mod' >>"$copy/tests/cluster/go/etcd/go.mod"
 refused "a module that does not build" "could not be built" env XDG_CACHE_HOME="$work/cache" "$copy/tests/cluster/setup.sh" api
 refused "no Go and no network" "could not be built" unshare --mount --net sh -ec \
     "for go in $(command -v go) /usr/local/go/bin/go; do [ ! -e \$go ] || mount --bind /dev/null \$go; done; \
@@ -78,8 +84,8 @@ import signal, socket
 taken = [socket.create_server(("0.0.0.0", port)) for port in (6443, 2379, 7070)]
 signal.pause()' &
 listener=$!
+wait_for 10 "the listener" sh -c "grep -qi ':192B 00000000:0000 0A' /proc/net/tcp" # 6443, in state LISTEN
 "$cluster" up --programs "$programs"
-kill $listener
 echo "ok taken ports are no matter"
 refused_twice() { "$cluster" up --programs "$programs"; }
 if refused_twice >"$work/said" 2>&1; then fail "a second start was not refused"; fi

@@ -18,6 +18,7 @@ NEEDED='containerd containerd
 conntrack conntrack
 /bin/busybox busybox-static
 /usr/lib/cni/bridge containernetworking-plugins
+curl curl
 ip iproute2
 iptables iptables
 losetup mount
@@ -25,6 +26,8 @@ mkfs.btrfs btrfs-progs
 mkfs.ext4 e2fsprogs
 mkfs.xfs xfsprogs
 nsenter util-linux
+pgrep procps
+python3 python3
 runc runc
 socat socat'
 # Free space that building from nothing takes, in GiB: modules, Go's cache, programs.
@@ -93,6 +96,7 @@ packages() {
 }
 
 api() {
+    have ip || { is_root && apt_install iproute2; } || fail "ip is missing: apt-get install iproute2"
     programs etcd go.etcd.io/etcd/server/v3 build_etcd
     programs kubernetes k8s.io/kubernetes build_kubernetes
 }

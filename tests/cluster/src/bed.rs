@@ -24,7 +24,7 @@ const END: Duration = Duration::from_secs(30);
 /// Size of the file system that holds volumes and snapshots, in bytes: sparse, and large enough for some of 10 GiB.
 const VOLUMES: u64 = 40 << 30;
 /// What stays in the folder after the end; the state is removed last, by itself.
-const KEPT: [&str; 3] = ["log", "lock", "state.json"];
+const KEPT: [&str; 4] = ["log", "lock", "state.json", "state.part"];
 /// Set in the environment of what runs inside: the level.
 pub(crate) const INSIDE: &str = "TRADEWIND_CLUSTER_INSIDE";
 
@@ -53,7 +53,7 @@ pub fn up(folder: &Folder, programs: &str) -> Result<Duration> {
     }
     clean(folder)?;
     machine::check(folder, programs)?;
-    let started = prepare(folder, programs).and_then(|()| start(folder, programs));
+    let started = prepare(folder, programs).and_then(|()| start(folder));
     match started {
         Ok(()) => Ok(begin.elapsed()),
         Err(why) => {
@@ -140,11 +140,13 @@ fn prepare(folder: &Folder, programs: &str) -> Result<()> {
             );
         }
     }
-    let state = State { boot: state::boot()?, programs: programs.to_owned(), settings: machine::settings()? };
+    let programs = format!("{}:{programs}", folder.text("bin"));
+    let state = State { boot: state::boot()?, programs, settings: machine::settings()? };
     state.save(folder)?;
-    for name in ["run", "log", "etcd", "pki"] {
+    for name in ["bin", "run", "log", "etcd", "pki"] {
         make(&folder.join(name))?;
     }
+    own_programs(folder)?;
     pki::make(folder)?;
     if folder.level == Level::Api {
         return Ok(());
@@ -169,12 +171,28 @@ fn prepare(folder: &Folder, programs: &str) -> Result<()> {
     run("mkfs.xfs", &["-q", "-f", "-m", "reflink=1", &volumes.display().to_string()]).map(drop)
 }
 
+/// Copies our own programs, which a build may replace at any time, to where the cluster finds them.
+fn own_programs(folder: &Folder) -> Result<()> {
+    let own = std::env::current_exe().context("asking for our own name")?;
+    let mut names = vec!["cluster"];
+    if folder.level == Level::Node {
+        names.push("csi-driver");
+    }
+    for name in names {
+        let (from, to) = (own.with_file_name(name), folder.join("bin").join(name));
+        fs::copy(&from, &to)
+            .with_context(|| format!("copying {}: build the workspace first", from.display()))?;
+    }
+    Ok(())
+}
+
 fn make(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))
 }
 
 /// Starts the first process and waits for the supervisor's word.
-fn start(folder: &Folder, programs: &str) -> Result<()> {
+fn start(folder: &Folder) -> Result<()> {
+    let programs = State::load(folder)?.context("the state that was just written")?.programs;
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL"]);
     unshare.args(["--net", "--uts", "--ipc"]);
@@ -182,8 +200,8 @@ fn start(folder: &Folder, programs: &str) -> Result<()> {
         unshare.args(["--user", "--map-root-user"]);
     }
     let log = folder.log("supervisor");
-    unshare.arg(std::env::current_exe()?).args(["first", "--level", folder.level.name()]);
-    unshare.env("PATH", path(programs)).env(INSIDE, folder.level.name());
+    unshare.arg(folder.join("bin/cluster")).args(["first", "--level", folder.level.name()]);
+    unshare.env("PATH", path(&programs)).env(INSIDE, folder.level.name());
     unshare.stdin(Stdio::piped()).stdout(Stdio::piped());
     unshare.stderr(fs::File::create(&log).with_context(|| format!("writing {}", log.display()))?);
     unshare.current_dir("/").process_group(0); // a Ctrl-C is for us, not for the cluster
@@ -216,14 +234,17 @@ fn clean(folder: &Folder) -> Result<bool> {
         return Ok(false);
     };
     let image = folder.join("volumes.img");
-    if let Some(first) = state::first_process(folder) {
-        if folder.level == Level::Node {
-            // Before the kill: afterwards those of volumes in use would keep the file system alive.
-            loops::detach(&loops::standing_on(&image)?)?;
+    let same_boot = state.boot == state::boot()?;
+    if same_boot && let Some(first) = state::first_process(folder) {
+        if folder.level == Level::Node
+            && let Err(e) = loops::standing_on(&image).and_then(|devices| loops::detach(&devices))
+        {
+            // Tried again below, when nobody uses them; then it counts.
+            crate::cluster::say(&format!("cluster: {e:#}"));
         }
         kill(&first)?;
     }
-    if folder.level == Level::Node && state.boot == state::boot()? {
+    if folder.level == Level::Node && same_boot {
         let gone = || {
             let left = loops::standing_on(&image)?;
             loops::detach(&left)?;

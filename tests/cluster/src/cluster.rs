@@ -26,6 +26,7 @@ use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, ServiceAccount};
 use kube::api::{AttachParams, DeleteParams, ListParams, LogParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncReadExt as _;
 
@@ -57,8 +58,21 @@ pub struct Cluster {
 /// # Panics
 /// When the test fails, with what it said and what its pods say; when no cluster can be started here.
 pub fn inside(level: Level, test: impl AsyncFnOnce(&Cluster) -> Result<()>) {
+    enter(level, FlockOperation::LockShared, test);
+}
+
+/// As [`inside`], while no other test runs in that cluster: for tests that break what all of them use, by faults of the
+/// driver, or by killing and pausing components.
+///
+/// # Panics
+/// As [`inside`].
+pub fn alone(level: Level, test: impl AsyncFnOnce(&Cluster) -> Result<()>) {
+    enter(level, FlockOperation::LockExclusive, test);
+}
+
+fn enter(level: Level, lock: FlockOperation, test: impl AsyncFnOnce(&Cluster) -> Result<()>) {
     let done = if std::env::var_os(bed::INSIDE).is_some_and(|inside| inside == level.name()) {
-        run(level, test)
+        run(level, lock, test)
     } else {
         run_again_inside(level)
     };
@@ -67,7 +81,10 @@ pub fn inside(level: Level, test: impl AsyncFnOnce(&Cluster) -> Result<()>) {
     }
 }
 
-fn run(level: Level, test: impl AsyncFnOnce(&Cluster) -> Result<()>) -> Result<()> {
+fn run(level: Level, lock: FlockOperation, test: impl AsyncFnOnce(&Cluster) -> Result<()>) -> Result<()> {
+    let file = Folder::of(level)?.join("run/tests.lock");
+    let held = fs::File::create(&file).with_context(|| format!("opening {}", file.display()))?;
+    flock(&held, lock).with_context(|| format!("locking {}", file.display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let folder = Folder::of(level)?;
@@ -78,6 +95,9 @@ fn run(level: Level, test: impl AsyncFnOnce(&Cluster) -> Result<()>) -> Result<(
         if done.is_err() {
             done = done.with_context(|| "the test failed; what its namespaces show is above");
             cluster.show().await;
+        }
+        if matches!(lock, FlockOperation::LockExclusive) {
+            done = done.and(cluster.driver_faults(&serde_json::json!({})));
         }
         done.and(cluster.tidy().await)
     })
@@ -224,7 +244,8 @@ impl Cluster {
         .await
     }
 
-    /// Puts faults into the CSI driver, as its README documents them; `{}` takes them away.
+    /// Puts faults into the CSI driver, as its README documents them; `{}` takes them away. For tests that are
+    /// [`alone`].
     ///
     /// # Errors
     /// When they cannot be written.
@@ -281,13 +302,12 @@ impl Cluster {
         }
     }
 
-    /// Deletes the test's namespaces and its faults. The API level has no controller that would empty a namespace: it is
+    /// Deletes the test's namespaces. The API level has no controller that would empty a namespace: it is
     /// left to end with the cluster.
     async fn tidy(&self) -> Result<()> {
         if self.folder.level == Level::Api {
             return Ok(());
         }
-        self.driver_faults(&serde_json::json!({}))?;
         let namespaces = std::mem::take(&mut *self.namespaces.lock().unwrap_or_else(PoisonError::into_inner));
         let all: Api<Namespace> = Api::all(self.client.clone());
         for name in &namespaces {

@@ -36,8 +36,8 @@ const STEP: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the machine's lock is taken or the supervisor cannot be started.
 pub fn first(folder: &Folder) -> Result<()> {
-    state::record_first_process(folder)?;
     let _lock = if folder.level == Level::Node { Some(machine_lock()?) } else { None };
+    state::record_first_process(folder)?;
     let supervisor = Command::new(std::env::current_exe()?)
         .args(["supervise", "--level", folder.level.name()])
         .spawn()
@@ -125,7 +125,7 @@ async fn start(folder: &Folder, supervisor: &mut Supervisor) -> Result<()> {
     if folder.level == Level::Node {
         node(folder, supervisor, &client).await?;
     }
-    Ok(())
+    supervisor.all_run()
 }
 
 /// The cluster's own view of the file system. Where programs have fixed places (/run, /var/lib, /var/log) they find

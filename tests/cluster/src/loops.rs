@@ -1,7 +1,6 @@
 //! The loop devices of a cluster. The kernel keeps them, and the file system below them, when their processes are
 //! killed: they are found again by the files behind them.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -40,9 +39,12 @@ pub(crate) fn standing_on(image: &Path) -> Result<Vec<String>> {
     let Ok(file) = fs::metadata(image) else { return Ok(Vec::new()) };
     let said = run("losetup", &["--list", "--json", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"])?;
     let all = parse(&said)?;
-    let on = format!("{}:{}", major(file.dev()), minor(file.dev()));
-    let nodes = |name: &str| fs::metadata(name).map(|node| (node.ino(), node.rdev())).unwrap_or_default();
-    Ok(ours(&all, file.ino(), &on, nodes))
+    let on = number(file.dev());
+    let node = |name: &str| {
+        let node = fs::metadata(name).ok()?;
+        Some(Node { inode: node.ino(), on: number(node.dev()), is: number(node.rdev()) })
+    };
+    Ok(ours(&all, file.ino(), &on, node))
 }
 
 /// Reads what `losetup --json` prints: nothing at all when there is no device.
@@ -57,29 +59,35 @@ fn parse(said: &str) -> Result<Vec<Listed>> {
     Ok(list.loopdevices)
 }
 
-/// As [`standing_on`], from a list, the image's inode and device, and what gives a node's inode and its device number.
-fn ours(all: &[Listed], inode: u64, device: &str, node: impl Fn(&str) -> (u64, u64)) -> Vec<String> {
+/// The node of a loop device in /dev.
+struct Node {
+    inode: u64,
+    /// The device that the node itself is on.
+    on: String,
+    /// The device that it is.
+    is: String,
+}
+
+/// `MAJOR:MINOR` of a device's number.
+fn number(device: u64) -> String {
+    format!("{}:{}", major(device), minor(device))
+}
+
+/// As [`standing_on`], from a list, the image's inode and device, and what looks a node up.
+fn ours(all: &[Listed], inode: u64, device: &str, node: impl Fn(&str) -> Option<Node>) -> Vec<String> {
     let mut found: Vec<&Listed> = all.iter().filter(|l| l.inode == inode && l.device == device).collect();
-    let mut names: BTreeSet<&str> = found.iter().map(|l| l.name.as_str()).collect();
     loop {
-        let (mut inodes, mut devices) = (BTreeSet::new(), BTreeSet::new());
-        for name in &names {
-            let (inode, device) = node(name);
-            inodes.insert(inode);
-            devices.insert(format!("{}:{}", major(device), minor(device)));
-        }
-        let more: Vec<&Listed> = all
-            .iter()
-            // A file on one of ours, or the node of one of ours, wherever it is bound to. Nodes are not on disks: major 0.
-            .filter(|l| {
-                devices.contains(&l.device) || (l.device.starts_with("0:") && inodes.contains(&l.inode))
-            })
-            .filter(|l| !names.contains(l.name.as_str()))
-            .collect();
+        let nodes: Vec<Node> = found.iter().filter_map(|l| node(&l.name)).collect();
+        // A file on one of ours, or the node of one of ours, wherever it is bound to.
+        let stands = |l: &Listed| {
+            nodes.iter().any(|node| l.device == node.is || (l.device == node.on && l.inode == node.inode))
+        };
+        let known: Vec<&str> = found.iter().map(|l| l.name.as_str()).collect();
+        let more: Vec<&Listed> =
+            all.iter().filter(|l| stands(l) && !known.contains(&l.name.as_str())).collect();
         if more.is_empty() {
             break;
         }
-        names.extend(more.iter().map(|l| l.name.as_str()));
         found.extend(more);
     }
     found.iter().rev().map(|l| l.name.clone()).collect()
@@ -103,7 +111,6 @@ pub(crate) fn detach(devices: &[String]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::makedev;
 
     #[test]
     fn what_losetup_prints_is_read() {
@@ -121,15 +128,16 @@ mod tests {
         let listed =
             |name: &str, inode, device: &str| Listed { name: name.into(), inode, device: device.into() };
         let all = [
-            listed("/dev/loop0", 5, "254:0"),  // the image
-            listed("/dev/loop1", 131, "7:0"),  // a volume on it
-            listed("/dev/loop2", 1001, "0:6"), // the kubelet's, on the node of loop1
-            listed("/dev/loop3", 5, "254:16"), // the same inode on another disk
-            listed("/dev/loop4", 1003, "0:6"), // on the node of loop3
+            listed("/dev/loop0", 5, "254:0"),   // the image
+            listed("/dev/loop1", 131, "7:0"),   // a volume on it
+            listed("/dev/loop2", 1001, "0:6"),  // the kubelet's, on the node of loop1
+            listed("/dev/loop3", 5, "254:16"),  // the same inode on another disk
+            listed("/dev/loop5", 1001, "0:40"), // a file with that inode on a tmpfs
+            listed("/dev/loop4", 1003, "0:6"),  // on the node of loop3
         ];
         let node = |name: &str| {
-            let number = name.trim_start_matches("/dev/loop").parse::<u32>().unwrap();
-            (1000 + u64::from(number), makedev(7, number))
+            let number = name.trim_start_matches("/dev/loop").parse::<u64>().unwrap();
+            Some(Node { inode: 1000 + number, on: "0:6".into(), is: format!("7:{number}") })
         };
         assert_eq!(ours(&all, 5, "254:0", node), ["/dev/loop2", "/dev/loop1", "/dev/loop0"]);
         assert!(ours(&all, 6, "254:0", node).is_empty());

@@ -1,8 +1,6 @@
 //! Addresses inside a cluster, and the few rules that make them work. Its network namespace has no way out: whatever a
 //! component dials, nothing leaves the machine, and these addresses meet nobody else's.
 
-use std::net::IpAddr;
-
 use anyhow::Result;
 
 use crate::command::run;
@@ -63,11 +61,4 @@ pub(crate) fn set_up(level: Level) -> Result<()> {
         )?;
     }
     Ok(())
-}
-
-/// True when the calling process is inside of a cluster's network.
-#[must_use]
-pub fn is_inside() -> bool {
-    // An address can be bound only where an interface has it.
-    NODE.parse::<IpAddr>().is_ok_and(|node| std::net::UdpSocket::bind((node, 0)).is_ok())
 }

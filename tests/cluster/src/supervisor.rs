@@ -52,12 +52,14 @@ impl Supervisor {
                     let _ = ended.send((component.name, status));
                     return;
                 }
-                eprintln_log(&format!("{} ended ({status}) and is started again", component.name));
-                tokio::time::sleep(REST).await;
-                match spawn(&folder, &component) {
-                    Ok(again) => child = again,
-                    Err(e) => return eprintln_log(&format!("{e:#}")),
-                }
+                note(&format!("{} ended ({status}) and is started again", component.name));
+                child = loop {
+                    tokio::time::sleep(REST).await;
+                    match spawn(&folder, &component) {
+                        Ok(again) => break again,
+                        Err(e) => note(&format!("{e:#}")),
+                    }
+                };
             }
         });
         Ok(())
@@ -79,17 +81,27 @@ impl Supervisor {
     {
         let end = Instant::now() + limit;
         loop {
-            let why = match met().await {
-                Ok(value) => return Ok(value),
-                Err(why) => why,
+            let why = match tokio::time::timeout(limit, met()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(why)) => why,
+                Err(_) => anyhow::anyhow!("no answer"),
             };
-            if let Ok((name, status)) = self.early.try_recv() {
-                bail!("{name} ended while it started ({status}){}", self.end_of_log(name));
-            }
+            self.all_run()?;
             if Instant::now() > end {
                 bail!("waited {} s for {what}: {why:#}{}", limit.as_secs(), self.end_of_log(who));
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
+    /// Sees that no component has ended until now.
+    ///
+    /// # Errors
+    /// Which has, and the end of its log.
+    pub(crate) fn all_run(&mut self) -> Result<()> {
+        match self.early.try_recv() {
+            Ok((name, status)) => bail!("{name} ended while it started ({status}){}", self.end_of_log(name)),
+            Err(_) => Ok(()),
         }
     }
 
@@ -135,7 +147,7 @@ pub(crate) fn last_lines(file: &Path, count: usize) -> Result<String> {
 }
 
 /// The supervisor's own log is its standard error.
-fn eprintln_log(line: &str) {
+fn note(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "{line}");
 }

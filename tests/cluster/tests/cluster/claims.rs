@@ -1,7 +1,5 @@
 //! Claims, snapshots and pods, as the tests write them.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::Api;
@@ -142,6 +140,3 @@ pub(crate) async fn content(cluster: &Cluster, snapshot: &DynamicObject) -> Resu
         Api::all_with(cluster.client.clone(), &resource("VolumeSnapshotContent"));
     Ok(contents.get(name).await?)
 }
-
-/// How long a writer writes before its volume is snapshotted.
-pub(crate) const WHILE: Duration = Duration::from_millis(300);

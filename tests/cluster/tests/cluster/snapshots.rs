@@ -14,7 +14,7 @@ use tradewind_cluster::components::DRIVER;
 use tradewind_cluster::folder::Level;
 use tradewind_cluster::objects::wait;
 
-use crate::claims::{Claim, Mode, WHILE, bound, content, pod, resource, snapshot, usable};
+use crate::claims::{Claim, Mode, bound, content, pod, resource, snapshot, usable};
 
 /// The driver's file of a claim's volume.
 async fn image(cluster: &Cluster, namespace: &str, claim: &str) -> Result<PathBuf> {
@@ -104,7 +104,14 @@ fn a_block_device_that_is_being_written_is_snapshotted_as_of_one_moment() {
         cluster.running(&namespace, "writer").await?;
         let mut before = 0;
         for round in ["first", "second"] {
-            tokio::time::sleep(WHILE).await; // the writer's time, not ours: nothing depends on how far it comes
+            // Some blocks further than the last time.
+            let at = format!("skip={}", before + 9);
+            let block = ["dd", "if=/dev/data", "bs=4096", "count=1", &at];
+            let written = async || {
+                let said = cluster.exec(&namespace, "writer", &block).await?;
+                Ok(said.trim_matches(['\0', '\n', ' ']).parse::<u64>().ok())
+            };
+            cluster.until("the writer's next blocks", written).await?;
             snapshot(cluster, &namespace, round, "source").await?;
             Claim { snapshot: Some(round), ..Claim::new(round, Mode::Block, "32Mi") }
                 .create(cluster, &namespace)
