@@ -122,7 +122,9 @@ impl<T: Record> Shelf<T> {
             shelf.all()?.iter().flat_map(|r| [shelf.record(r.id()), shelf.image(r.id())]).collect();
         for entry in fs::read_dir(&shelf.dir).with_context(|| format!("reading {}", shelf.dir.display()))? {
             let path = entry?.path();
-            if !kept.contains(&path) {
+            let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+            // Only what has a name of ours: the folder may be somebody else's.
+            if name.starts_with(&format!("{}-", T::PREFIX)) && !kept.contains(&path) {
                 fs::remove_file(&path)
                     .with_context(|| format!("removing {}, which no record names", path.display()))?;
                 eprintln!("csi-driver: removed {}, left by a call that was killed", path.display());

@@ -89,7 +89,7 @@ fn a_cut_device_gives_io_errors() {
         std::fs::File::options().write(true).open(&image)?.set_len(8 << 20)?;
         match cluster.exec(&namespace, "holder", &read).await {
             Ok(_) => bail!("the cut device was read"),
-            Err(e) => ensure!(format!("{e:#}").contains("I/O error"), "{e:#}"),
+            Err(e) => ensure!(format!("{e:#}").contains("Input/output error"), "{e:#}"),
         }
         Ok(())
     });
