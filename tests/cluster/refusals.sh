@@ -13,8 +13,9 @@ work=$(work_dir)
 export TRADEWIND_CLUSTER=$TW_CACHE/cluster-refusals
 mkdir -p "$TRADEWIND_CLUSTER"
 "$cluster" down
-# Everybody may use it: the case without root.
-chmod 0777 "$TRADEWIND_CLUSTER"
+# For whom nothing of ours is.
+mkdir -m 0777 "$work/nobody"
+install --mode=0755 "$cluster" "$work/nobody/cluster"
 
 listener=
 before_cleanup() {
@@ -41,7 +42,8 @@ refused() {
 without() { unshare --mount sh -ec "$1; exec \"\$0\" up --programs \"\$1\"" "$cluster" "$programs"; }
 
 refused "no root" "a node needs root" \
-    setpriv --reuid=65534 --regid=65534 --clear-groups "$cluster" up --programs "$programs"
+    setpriv --reuid=65534 --regid=65534 --clear-groups \
+    env TRADEWIND_CLUSTER="$work/nobody" "$work/nobody/cluster" up --programs "$programs"
 # shellcheck disable=SC2016 # for the other shell
 refused "no loop devices" "no loop devices here" \
     without 'mount -t tmpfs tmpfs /dev; for n in 3:null 5:zero 9:urandom; do mknod /dev/${n#*:} c 1 ${n%:*}; done'
