@@ -41,27 +41,36 @@ count() {
         END { printf "cluster: %d passed, %d failed\n", p, f; exit f > 0 || p == 0 }' "$1"
 }
 
+every_test() { # FILTER
+    local status=0
+    if [ $# = 0 ]; then
+        tests/cluster/refusals.sh || status=1
+        tests/cluster/cycles.sh || status=1
+    fi
+    up node velero || return 1
+    # Two at a time: volumes and pods are slow in turns, and the machine is small.
+    CSI_SANITY=$("$cluster" in sh -c 'command -v csi-sanity') \
+        timeout --kill-after=60 "$LIMIT" cargo test --locked --workspace --no-fail-fast --test cluster --test driver -- \
+        --include-ignored --test-threads=2 "$@" || status=1
+    "$cluster" in "$cluster" left || status=1
+    return $status
+}
+
 run_tests() { # FILTER
-    local printed status=0
+    local printed status=0 running shown
     require_root "a node"
     printed=$(work_dir)/printed
     before_cleanup() { down; }
     tests/cluster/setup.sh velero >"$printed"
     build
     down
-    {
-        if [ $# = 0 ]; then
-            tests/cluster/refusals.sh || status=1
-            tests/cluster/cycles.sh || status=1
-        fi
-        up node velero || status=1
-        # Two at a time: volumes and pods are slow in turns, and the machine is small.
-        CSI_SANITY=$("$cluster" in sh -c 'command -v csi-sanity') \
-            timeout --kill-after=60 "$LIMIT" cargo test --locked --workspace --no-fail-fast --test cluster --test driver -- \
-            --include-ignored --test-threads=2 "$@" || status=1
-        "$cluster" in "$cluster" left || status=1
-    } > >(tee "$printed") 2>&1
-    wait $!
+    # Into a file, shown from there: were it a pipe, the cluster that is left running would hold it open.
+    every_test "$@" </dev/null >"$printed" 2>&1 &
+    running=$!
+    tail --follow --lines=+1 --sleep-interval=0.2 --pid=$running "$printed" &
+    shown=$!
+    wait "$running" || status=1
+    wait "$shown" || true
     count "$printed" || status=1
     return $status
 }
