@@ -1,7 +1,9 @@
 //! Claims, snapshots and pods, as the tests write them.
 
-use anyhow::Result;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::Value;
@@ -62,6 +64,15 @@ pub(crate) async fn bound(cluster: &Cluster, namespace: &str, claim: &str) -> Re
         claim.and_then(|c| c.status.as_ref()?.phase.as_deref()).is_some_and(|phase| phase == "Bound")
     };
     wait(&claims, claim, "to be bound", LIMIT, is_bound).await.map(drop)
+}
+
+/// The driver's file of a claim's volume.
+pub(crate) async fn image(cluster: &Cluster, namespace: &str, claim: &str) -> Result<PathBuf> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), namespace);
+    let volume = claims.get(claim).await?.spec.and_then(|spec| spec.volume_name).context("no volume")?;
+    let volumes: Api<PersistentVolume> = Api::all(cluster.client.clone());
+    let source = volumes.get(&volume).await?.spec.and_then(|spec| spec.csi).context("no CSI volume")?;
+    Ok(cluster.folder.join("volumes/driver/volumes").join(format!("{}.img", source.volume_handle)))
 }
 
 /// A pod that runs a shell command with the claim as /data (a file system) or /dev/data (a block device).

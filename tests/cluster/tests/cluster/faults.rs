@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim};
 use kube::Api;
 use kube::api::{DynamicObject, ListParams};
 use rustix::process::Signal;
@@ -14,7 +14,7 @@ use tradewind_cluster::folder::Level;
 use tradewind_cluster::network::{NODE, S3_PORT};
 use tradewind_tests::proxy::{Config, Proxy};
 
-use crate::claims::{Claim, Mode, bound, pod, resource, snapshot, usable};
+use crate::claims::{Claim, Mode, bound, image, pod, resource, snapshot, usable};
 
 /// Waits for an event about an object of the namespace that says `text`.
 async fn event(cluster: &Cluster, namespace: &str, text: &str) -> Result<()> {
@@ -74,12 +74,7 @@ fn a_cut_device_gives_io_errors() {
             "dd if=/dev/urandom of=/dev/data bs=1M count=64 conv=fsync && touch /tmp/filled && sleep 3600";
         pod(cluster, &namespace, "holder", ("volume", Mode::Block), wait).await?;
         cluster.running(&namespace, "holder").await?;
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), &namespace);
-        let name = claims.get("volume").await?.spec.and_then(|spec| spec.volume_name).context("no volume")?;
-        let volumes: Api<PersistentVolume> = Api::all(cluster.client.clone());
-        let source = volumes.get(&name).await?.spec.and_then(|spec| spec.csi).context("no CSI volume")?;
-        let image =
-            cluster.folder.join("volumes/driver/volumes").join(format!("{}.img", source.volume_handle));
+        let image = image(cluster, &namespace, "volume").await?;
         let filled =
             async || Ok(cluster.exec(&namespace, "holder", &["test", "-e", "/tmp/filled"]).await.ok());
         cluster.until("the device to be filled", filled).await?;

@@ -1,11 +1,11 @@
 //! Snapshots: of volumes that are being written, restored in the same and in the other mode, in the same and in another
 //! namespace, many at once.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
@@ -14,16 +14,7 @@ use tradewind_cluster::components::DRIVER;
 use tradewind_cluster::folder::Level;
 use tradewind_cluster::objects::wait;
 
-use crate::claims::{Claim, Mode, bound, content, pod, resource, snapshot, usable};
-
-/// The driver's file of a claim's volume.
-async fn image(cluster: &Cluster, namespace: &str, claim: &str) -> Result<PathBuf> {
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), namespace);
-    let volume = claims.get(claim).await?.spec.and_then(|spec| spec.volume_name).context("no volume")?;
-    let volumes: Api<PersistentVolume> = Api::all(cluster.client.clone());
-    let source = volumes.get(&volume).await?.spec.and_then(|spec| spec.csi).context("no CSI volume")?;
-    Ok(cluster.folder.join("volumes/driver/volumes").join(format!("{}.img", source.volume_handle)))
-}
+use crate::claims::{Claim, Mode, bound, content, image, pod, resource, snapshot, usable};
 
 /// Deletes a pod and waits until its volume is on no loop device any more.
 async fn ended(cluster: &Cluster, namespace: &str, name: &str, image: &Path) -> Result<()> {

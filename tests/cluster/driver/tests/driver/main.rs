@@ -16,8 +16,8 @@ mod node;
 mod restart;
 mod sanity;
 
-/// The clients, generated like the driver's servers.
-mod csi {
+/// The clients of the driver's and of the kubelet's services, generated like the driver's servers.
+mod proto {
     #![allow(
         missing_docs,
         unreachable_pub,
@@ -26,18 +26,11 @@ mod csi {
         clippy::allow_attributes_without_reason,
         reason = "generated code"
     )]
-    tonic::include_proto!("csi.v1");
+    pub(crate) mod csi {
+        tonic::include_proto!("csi.v1");
+    }
+    pub(crate) mod registration {
+        tonic::include_proto!("pluginregistration");
+    }
 }
-
-/// The same of the kubelet's side.
-mod registration {
-    #![allow(
-        missing_docs,
-        unreachable_pub,
-        unused_qualifications,
-        clippy::all,
-        clippy::allow_attributes_without_reason,
-        reason = "generated code"
-    )]
-    tonic::include_proto!("pluginregistration");
-}
+use proto::{csi, registration};
