@@ -351,13 +351,16 @@ mod tests {
         shelf.put(&volume(&second, "two")).unwrap();
         shelf.put(&volume(&first, "one")).unwrap();
         fs::write(shelf.scratch(&first), "half a file system").unwrap();
-        fs::write(dir.path().join("x.new"), "half a record").unwrap();
+        fs::write(dir.path().join(format!("{first}.new")), "half a record").unwrap();
+        fs::write(dir.path().join("notes.new"), "somebody's own").unwrap();
 
         let shelf: Shelf<Volume> = Shelf::open(dir.path().to_path_buf()).unwrap();
         assert_eq!(shelf.all().unwrap(), [volume(&first, "one"), volume(&second, "two")]);
         assert_eq!(shelf.named("two").unwrap(), Some(volume(&second, "two")));
         assert_eq!(shelf.get(&lost).unwrap(), None);
         assert!(shelf.image(&first).exists());
+        assert!(dir.path().join("notes.new").exists(), "what has no name of the driver's stays");
+        fs::remove_file(dir.path().join("notes.new")).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "two images, two records");
         shelf.remove(&first).unwrap();
         shelf.remove(&first).unwrap();
