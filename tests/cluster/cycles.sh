@@ -11,19 +11,34 @@ count=${1:-20} killed=${2:-5}
 : "${CARGO_TARGET_DIR:=$TW_CACHE/target}"
 cluster=$CARGO_TARGET_DIR/debug/cluster
 programs=$("$TW_REPO/tests/cluster/setup.sh" node)
+folder=${TRADEWIND_CLUSTER:-$TW_CACHE/cluster}/node
+# Not in the work directory: what a killed run left is ended by the next.
+elsewhere=$TW_CACHE/cluster-elsewhere
 
 # Everything that a cluster could leave on the machine, in lines that do not change by themselves.
 machine() {
-    # By what they run and where: the programs of a cluster are nobody else's.
-    pgrep --list-full --full "$TW_CACHE/(cluster|bin/(etcd|kubernetes|snapshot-metadata|s3))|containerd|kube|csi-" ||
-        [ $? = 1 ] # none
+    processes
     cut -d' ' -f1-3 /proc/mounts | sort
     losetup --list --noheadings --output NAME,BACK-FILE | sort
     find /sys/fs/cgroup -maxdepth 3 -type d | sort
     ip -oneline link | cut -d: -f2 | sort
-    sysctl kernel.panic kernel.panic_on_oops vm.overcommit_memory vm.panic_on_oom kernel.keys.root_maxkeys \
-        kernel.keys.root_maxbytes net.ipv4.ip_forward
-    find /var/lib/kubelet /var/lib/cni /run/containerd /opt/cni 2>/dev/null || true
+    # All settings but those that are counters, or new at each reading.
+    sysctl --all 2>/dev/null |
+        grep -vE '^(fs\.(aio-nr|dentry-state|file-nr|inode-nr|inode-state|quota)|kernel\.(ns_last_pid|pty\.nr|random|sched_domain)|net\.netfilter\.nf_conntrack_count)' |
+        sort
+    find /var/lib/kubelet /var/lib/cni /run/containerd /run/tradewind-cluster /opt/cni 2>/dev/null || true
+}
+
+# A cluster's processes inherit a variable from its first, but for those of pods, which are in its control group. Not by
+# their names: others may be called the same.
+processes() {
+    local process
+    for process in /proc/[0-9]*; do
+        if grep --quiet --null-data --no-messages '^TRADEWIND_CLUSTER_INSIDE=' "$process/environ" ||
+            grep --quiet --no-messages ':/tradewind-cluster' "$process/cgroup"; then
+            echo "process ${process#/proc/}: $(tr '\0' ' ' <"$process/cmdline")"
+        fi
+    done 2>/dev/null
 }
 
 up() { "$cluster" up --programs "$programs"; }
@@ -45,18 +60,30 @@ YAML
     "$cluster" in kubectl wait --for=condition=Ready pod/busy --timeout=120s >/dev/null
 }
 
-# Kills the first process: the kernel ends all others, nobody tidies up.
+# A snapshot that the driver does not get beyond the freezing of: the kernel keeps a frozen file system and its device.
+freeze() {
+    echo '{"frozen": {"delay_seconds": 600}}' >"$folder/faults.json"
+    "$cluster" in kubectl apply -f - >/dev/null <<'YAML'
+{apiVersion: snapshot.storage.k8s.io/v1, kind: VolumeSnapshot, metadata: {name: frozen, namespace: default},
+ spec: {volumeSnapshotClassName: snapshots, source: {persistentVolumeClaimName: files}}}
+YAML
+    wait_for 60 "a frozen file system" frozen
+}
+frozen() { [ -n "$("$cluster" in ls "$folder/volumes/driver/frozen")" ]; }
+
+# Kills the first process: the kernel ends all others (but who writes to a frozen file system), nobody tidies up.
 kill_first() {
     local first
-    first=$(sed 's/.*"pid":\([0-9]*\).*/\1/' "${TRADEWIND_CLUSTER:-$TW_CACHE/cluster}/node/first.json")
+    first=$(sed 's/.*"pid":\([0-9]*\).*/\1/' "$folder/first.json")
     kill -9 "$first"
-    wait_for 30 "process $first to be gone" ended "$first"
 }
-ended() { ! grep -qs '^State:[[:space:]]*[^Z]' "/proc/$1/status"; }
 
-before_cleanup() { "$cluster" down >/dev/null; }
+before_cleanup() {
+    TRADEWIND_CLUSTER=$elsewhere "$cluster" down >/dev/null 2>&1
+    "$cluster" down >/dev/null
+}
 
-have pgrep || fail "pgrep is missing: run tests/cluster/setup.sh"
+TRADEWIND_CLUSTER=$elsewhere "$cluster" down
 "$cluster" down
 machine >"$(work_dir)/before"
 kills=0
@@ -65,20 +92,32 @@ for ((n = 1; n <= count; n++)); do
     if ((n * killed / count > (n - 1) * killed / count)); then
         # In turn: while it starts, at different moments, or while a pod writes to its volumes; and the next start has to
         # tidy up, or an end.
-        if ((kills % 2 == 0)); then
+        case $((kills % 5)) in
+        0 | 2 | 4)
             "$cluster" up --programs "$programs" 2>/dev/null &
             starting=$!
-            sleep "$((1 + kills)).$((n % 10))" # the moment of the kill
+            sleep "$((1 + kills % 5)).$((n % 10))" # the moment of the kill
             kill -9 $starting 2>/dev/null || true
             wait $starting 2>/dev/null || true
             how="killed while it started"
-        else
+            ;;
+        1)
             up
             busy
             kill_first
-            how="killed with a pod that writes"
-        fi
-        if ((kills % 4 < 2)); then
+            TRADEWIND_CLUSTER=$elsewhere up
+            TRADEWIND_CLUSTER=$elsewhere "$cluster" down
+            how="killed with a pod that writes, started in another folder"
+            ;;
+        3)
+            up
+            busy
+            freeze
+            kill_first
+            how="killed with a pod that writes to a frozen file system"
+            ;;
+        esac
+        if ((kills % 5 == 0 || kills % 5 == 3)); then
             up
             how+=", started again"
         fi

@@ -53,10 +53,16 @@ refused "no containerd" "containerd is missing: apt-get install containerd" \
     without "mount --bind /dev/null $(command -v containerd)"
 refused "no programs" "etcd is missing: run tests/cluster/setup.sh" \
     "$cluster" up --programs "$work"
+refused "programs that are not seen inside" "are not seen inside, below /var/lib" \
+    unshare --mount sh -ec "mount -t tmpfs tmpfs /var/lib; mkdir /var/lib/bin; mount --bind $TW_CACHE/bin /var/lib/bin; \
+        exec $cluster up --programs '${programs//$TW_CACHE\/bin//var/lib/bin}'"
 mkdir "$work/small"
 refused "too little space" "too little space" \
     unshare --mount sh -ec "mount -t tmpfs -o size=64m tmpfs $work/small; \
         TRADEWIND_CLUSTER=$work/small exec $cluster up --programs '$programs'"
+refused "too little space for the API server" "too little space" \
+    unshare --mount sh -ec "mount -t tmpfs -o size=64m tmpfs $work/small; \
+        TRADEWIND_CLUSTER=$work/small exec $cluster up --level api --programs '$programs'"
 refused "a folder of somebody else's" "which is not ours" \
     env TRADEWIND_CLUSTER="$work/else" sh -c "mkdir -p '$work/else/node' && touch '$work/else/node/theses' && '$cluster' up --programs '$programs'"
 [ -e "$work/else/node/theses" ] || fail "what was somebody else's is gone"

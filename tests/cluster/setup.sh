@@ -3,12 +3,11 @@
 # everything of Kubernetes from its Go modules (go/*/go.mod), built once and kept by version in
 # ${XDG_CACHE_HOME:-~/.cache}/tradewind/bin. Does nothing, quickly, when all is there.
 #
-#   tests/cluster/setup.sh [api | node | velero]
+#   tests/cluster/setup.sh [api | node]
 #
 # api      etcd, kube-apiserver and what is built with it: some five minutes the first time
-# node     (the default) api, Debian's packages, the sidecar for changed blocks, an S3 server, and the conformance suite
-#          of CSI drivers: two minutes more
-# velero   node, and Velero with its plugin for S3, and Helm: four minutes more
+# node     (the default) api, Debian's packages, the sidecar for changed blocks, an S3 server, the conformance suite of
+#          CSI drivers, Velero with its plugin for S3, and Helm: six minutes more
 
 # shellcheck source=../build.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../build.sh"
@@ -112,20 +111,16 @@ node() {
     mkdir -p "$BIN/s3"
     ln -sfn "$(printf '%s\n' "$BIN"/versitygw-[0-9]* | sort -V | tail -n 1)" "$BIN/s3/versitygw"
     path+=("$BIN/s3")
-}
-
-velero() {
-    node
     programs velero github.com/vmware-tanzu/velero build_velero
     programs helm helm.sh/helm/v3 build_helm
 }
 
 case ${1:-node} in
-api | node | velero) "${1:-node}" ;;
+api | node) "${1:-node}" ;;
 -h | --help)
     sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
     exit
     ;;
-*) fail "unknown part '$1' (api, node, velero)" ;;
+*) fail "unknown part '$1' (api, node)" ;;
 esac
 (IFS=: && echo "${path[*]}")

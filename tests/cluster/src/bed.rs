@@ -3,9 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead as _, BufReader, ErrorKind};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -16,11 +18,18 @@ use serde::Deserialize;
 use crate::command::run;
 use crate::components::CGROUP;
 use crate::folder::{Folder, Level};
+use crate::inside::machine_lock;
 use crate::state::{self, Process, State};
 use crate::{loops, machine, pki};
 
 /// How long what was killed may take to go.
 const END: Duration = Duration::from_secs(30);
+/// How long devices may take to go before their file systems are taken to be frozen.
+const FROZEN: Duration = Duration::from_secs(2);
+/// How long the supervisor may take to say whether the cluster is ready: more than all its steps together.
+const START: Duration = Duration::from_secs(600);
+/// Names the folder of the last node, until its end: for those who start the next in another one.
+const LAST: &str = "/run/tradewind-cluster";
 /// Size of the file system that holds volumes and snapshots, in bytes: sparse, and large enough for some of 10 GiB.
 const VOLUMES: u64 = 40 << 30;
 /// What stays in the folder after the end; the state is removed last, by itself.
@@ -53,6 +62,9 @@ pub fn up(folder: &Folder, programs: &str) -> Result<Duration> {
     }
     clean(folder)?;
     machine::check(folder, programs)?;
+    if folder.level == Level::Node {
+        clean_elsewhere(folder)?;
+    }
     let started = prepare(folder, programs).and_then(|()| start(folder));
     match started {
         Ok(()) => Ok(begin.elapsed()),
@@ -79,7 +91,7 @@ pub fn down(folder: &Folder) -> Result<bool> {
 #[must_use]
 pub fn is_up(folder: &Folder) -> bool {
     // Between the first process and the end of the start nobody else looks: `up` holds the lock.
-    folder.join("ready").exists() && state::first_process(folder).is_some()
+    folder.join("ready").exists() && state::first_process(folder).is_some_and(|first| !first.is_ending())
 }
 
 /// Runs a command inside, in place of this process.
@@ -143,6 +155,9 @@ fn prepare(folder: &Folder, programs: &str) -> Result<()> {
     let programs = format!("{}:{programs}", folder.text("bin"));
     let state = State { boot: state::boot()?, programs, settings: machine::settings()? };
     state.save(folder)?;
+    if folder.level == Level::Node {
+        fs::write(LAST, root_bytes(folder)).with_context(|| format!("writing {LAST}"))?;
+    }
     for name in ["bin", "run", "log", "etcd", "pki"] {
         make(&folder.join(name))?;
     }
@@ -209,11 +224,16 @@ fn start(folder: &Folder) -> Result<()> {
 
     // Open until it is ready: the supervisor takes its end for ours.
     let held = first.stdin.take();
-    let mut said = String::new();
-    if let Some(out) = first.stdout.take() {
-        BufReader::new(out).read_line(&mut said).context("listening to the supervisor")?;
-    }
-    match serde_json::from_str(&said) {
+    let out = first.stdout.take().context("no pipe from the supervisor")?;
+    let (says, listens) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut said = String::new();
+        let _ = says.send(BufReader::new(out).read_line(&mut said).map(|_| said));
+    });
+    let Ok(said) = listens.recv_timeout(START) else {
+        bail!("the supervisor has said nothing for {} s: {} may say why", START.as_secs(), log.display());
+    };
+    match serde_json::from_str(&said.context("listening to the supervisor")?) {
         Ok(Report::Ready) => {
             fs::write(folder.join("ready"), "")?;
             drop(held);
@@ -225,6 +245,24 @@ fn start(folder: &Folder) -> Result<()> {
             bail!("the cluster's first process ended: {}", end.trim())
         }
     }
+}
+
+/// Cleans up after a node that was killed in another folder: what it changed of the machine would be taken for what the
+/// machine was like.
+fn clean_elsewhere(folder: &Folder) -> Result<()> {
+    let last = match fs::read(LAST) {
+        Ok(last) => PathBuf::from(OsString::from_vec(last)),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e).with_context(|| format!("reading {LAST}")),
+    };
+    if last == folder.root() || !last.is_dir() {
+        return Ok(());
+    }
+    // Nobody can start it meanwhile.
+    let _machine = machine_lock()?;
+    let last = Folder::at(last);
+    let _lock = lock(&last)?;
+    clean(&last).map(drop).with_context(|| format!("cleaning up the cluster in {}", last.root().display()))
 }
 
 /// Ends what runs and takes away what is left, the last made first.
@@ -243,6 +281,7 @@ fn clean(folder: &Folder) -> Result<bool> {
             crate::cluster::say(&format!("cluster: {e:#}"));
         }
         kill(&first)?;
+        until_gone(folder, || Ok(if first.runs() { Err(format!("process {}", first.pid)) } else { Ok(()) }))?;
     }
     if folder.level == Level::Node && same_boot {
         let gone = || {
@@ -250,9 +289,12 @@ fn clean(folder: &Folder) -> Result<bool> {
             loops::detach(&left)?;
             Ok(left.is_empty().then_some(()).ok_or_else(|| format!("loop devices {}", left.join(", "))))
         };
-        until_gone(gone)?;
-        until_gone(|| Ok(remove_groups()))?;
+        until_gone(folder, gone)?;
+        until_gone(folder, || Ok(remove_groups()))?;
         machine::restore_settings(&state.settings)?;
+    }
+    if folder.level == Level::Node && fs::read(LAST).is_ok_and(|last| last == root_bytes(folder)) {
+        fs::remove_file(LAST).with_context(|| format!("removing {LAST}"))?;
     }
     for entry in fs::read_dir(folder.root()).with_context(|| folder.root().display().to_string())? {
         let entry = entry?;
@@ -268,7 +310,11 @@ fn clean(folder: &Folder) -> Result<bool> {
     Ok(true)
 }
 
-/// Kills the first process of the namespaces, with which the kernel ends all others, and waits until it is gone.
+fn root_bytes(folder: &Folder) -> &[u8] {
+    folder.root().as_os_str().as_bytes()
+}
+
+/// Kills the first process of the namespaces, with which the kernel ends all others.
 fn kill(first: &Process) -> Result<()> {
     if let Some(pid) = i32::try_from(first.pid).ok().and_then(Pid::from_raw)
         && first.runs()
@@ -280,15 +326,21 @@ fn kill(first: &Process) -> Result<()> {
             _ => {}
         }
     }
-    until_gone(|| Ok(if first.runs() { Err(format!("process {}", first.pid)) } else { Ok(()) }))
+    Ok(())
 }
 
-/// Calls `gone` until it says that nothing is left.
-fn until_gone(mut gone: impl FnMut() -> Result<Result<(), String>>) -> Result<()> {
-    let end = Instant::now() + END;
+/// Calls `gone` until it says that nothing is left. What takes long may wait for a file system that was frozen when its
+/// driver was killed: processes that write to it cannot even be killed.
+fn until_gone(folder: &Folder, mut gone: impl FnMut() -> Result<Result<(), String>>) -> Result<()> {
+    let begin = Instant::now();
     while let Err(left) = gone()? {
-        if Instant::now() > end {
+        if begin.elapsed() > END {
             bail!("still there {} s after the end: {left}", END.as_secs());
+        }
+        if begin.elapsed() > FROZEN && folder.level == Level::Node {
+            for device in loops::standing_on(&folder.join("volumes.img"))? {
+                loops::thaw(&device, &folder.join("volumes"));
+            }
         }
         std::thread::sleep(Duration::from_millis(20));
     }

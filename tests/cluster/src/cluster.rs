@@ -17,21 +17,27 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use futures_util::FutureExt as _;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, ServiceAccount};
 use kube::api::{AttachParams, DeleteParams, ListParams, LogParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncReadExt as _;
+use tradewind_tests::proxy::{self, Proxy};
 
 use crate::bed;
+use crate::components::COMPONENTS;
 use crate::folder::{Folder, Level};
+use crate::image::Image;
+use crate::network::{NODE, S3_PORT};
 use crate::objects::{Objects, client, wait};
 
 /// How long one thing may take that a test waits for, where it says nothing else. Generous: what is slow is a worry, but
@@ -91,15 +97,20 @@ fn run(level: Level, lock: FlockOperation, test: impl AsyncFnOnce(&Cluster) -> R
         let client = client(&folder).await?;
         let objects = Objects::new(client.clone());
         let cluster = Cluster { folder, client, objects, namespaces: Mutex::default() };
-        let mut done = test(&cluster).await;
+        // A test that panics must not leave its namespaces, nor a component paused, to those that follow.
+        let mut done = match AssertUnwindSafe(test(&cluster)).catch_unwind().await {
+            Ok(done) => done,
+            Err(_) => Err(anyhow!("it panicked")),
+        };
+        let repaired = match lock {
+            FlockOperation::LockExclusive => cluster.repair(),
+            _ => Ok(()),
+        };
         if done.is_err() {
             done = done.with_context(|| "the test failed; what its namespaces show is above");
             cluster.show().await;
         }
-        if matches!(lock, FlockOperation::LockExclusive) {
-            done = done.and(cluster.driver_faults(&serde_json::json!({})));
-        }
-        done.and(cluster.tidy().await)
+        done.and(repaired).and(cluster.tidy().await)
     })
 }
 
@@ -176,40 +187,52 @@ impl Cluster {
         wait(&pods, pod, "to run", LIMIT, running).await.map(drop)
     }
 
-    /// Waits until the pod has ended well, and returns what it printed.
+    /// Waits until the pod has ended well, and returns what its first container printed.
     ///
     /// # Errors
-    /// After [`LIMIT`], or when it failed: what it printed.
+    /// After [`LIMIT`], or when it failed: what its containers printed.
     pub async fn succeeded(&self, namespace: &str, pod: &str) -> Result<String> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let ended = |pod: Option<&Pod>| matches!(phase(pod), Some("Succeeded" | "Failed"));
         let seen = wait(&pods, pod, "to end", LIMIT, ended).await?;
-        let said = pods.logs(pod, &LogParams::default()).await?;
-        ensure!(phase(seen.as_ref()) == Some("Succeeded"), "pod {namespace}/{pod} failed and said:\n{said}");
-        Ok(said)
+        if let Some(failed) = seen.filter(|seen| phase(Some(seen)) == Some("Failed")) {
+            bail!("pod {namespace}/{pod} failed:\n{}", said(&pods, &failed).await);
+        }
+        Ok(pods.logs(pod, &LogParams::default()).await?)
     }
 
     /// Runs a command in a pod's first container, and returns what it printed.
     ///
     /// # Errors
-    /// When it fails: its status, and what it wrote to standard error.
+    /// When it fails: its status, and what it wrote to standard error; when it has not ended after [`LIMIT`].
     pub async fn exec(&self, namespace: &str, pod: &str, command: &[&str]) -> Result<String> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let what = || format!("running {} in {namespace}/{pod}", command.join(" "));
-        let mut process =
-            pods.exec(pod, command.iter().copied(), &AttachParams::default()).await.with_context(what)?;
-        let (mut said, mut errors) = (String::new(), String::new());
-        let (out, err) = (process.stdout(), process.stderr());
-        let status = process.take_status().context("no status of the process")?;
-        tokio::try_join!(read(out, &mut said), read(err, &mut errors))?;
-        let status = status.await.context("the connection ended before the process did")?;
-        ensure!(
-            status.status.as_deref() == Some("Success"),
-            "{}: {}: {errors}",
-            what(),
-            status.message.unwrap_or_default()
-        );
-        Ok(said)
+        let run = async {
+            let mut process = pods.exec(pod, command.iter().copied(), &AttachParams::default()).await?;
+            let (mut said, mut errors) = (String::new(), String::new());
+            let (out, err) = (process.stdout(), process.stderr());
+            let status = process.take_status().context("no status of the process")?;
+            tokio::try_join!(read(out, &mut said), read(err, &mut errors))?;
+            let status = status.await.context("the connection ended before the process did")?;
+            let message = status.message.unwrap_or_default();
+            ensure!(status.status.as_deref() == Some("Success"), "{message}: {errors}");
+            Ok(said)
+        };
+        let ended = tokio::time::timeout(LIMIT, run);
+        ended
+            .await
+            .unwrap_or_else(|_| bail!("it has not ended after {} s", LIMIT.as_secs()))
+            .with_context(|| format!("running {} in {namespace}/{pod}", command.join(" ")))
+    }
+
+    /// Gives the node an image.
+    ///
+    /// # Errors
+    /// When it cannot be written, or containerd does not take it.
+    pub fn import(&self, image: Image) -> Result<()> {
+        let archive = tempfile::Builder::new().suffix(".tar").tempfile_in(self.folder.root())?;
+        image.write(archive.path())?;
+        crate::inside::import(&self.folder, archive.path())
     }
 
     /// The process id of a component, as seen inside; `None` while it is away.
@@ -255,6 +278,30 @@ impl Cluster {
         Ok(fs::rename(&part, self.folder.join("faults.json"))?)
     }
 
+    /// The cluster's S3 server behind a proxy with faults, for whoever uses the proxy's address; inside, and from pods.
+    /// A rule is one of [`proxy::Rule`], for instance `GET,packs/,1,status=503`.
+    ///
+    /// # Errors
+    /// When a rule cannot be understood.
+    pub fn s3_faults(&self, rules: &[&str]) -> Result<Proxy> {
+        Proxy::start(proxy::Config {
+            listen: format!("{NODE}:0").parse()?,
+            faults: rules.iter().map(|rule| rule.parse()).collect::<Result<_>>()?,
+            ..proxy::Config::new(&format!("http://{NODE}:{S3_PORT}"))
+        })
+    }
+
+    /// Takes away what a test that was [`alone`] may have done to what all use.
+    fn repair(&self) -> Result<()> {
+        for component in COMPONENTS {
+            // One that is away at this moment is no longer paused.
+            if let Some(pid) = self.process(component) {
+                let _ = kill_process(pid, Signal::CONT);
+            }
+        }
+        self.driver_faults(&serde_json::json!({}))
+    }
+
     /// Asks `met` again and again until it gives a value.
     ///
     /// # Errors
@@ -280,14 +327,8 @@ impl Cluster {
         for namespace in namespaces {
             let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
             for pod in pods.list(&ListParams::default()).await.into_iter().flatten() {
-                let name = pod.name_any();
-                let said =
-                    pods.logs(&name, &LogParams { tail_lines: Some(20), ..LogParams::default() }).await;
-                say(&format!(
-                    "pod {namespace}/{name}: {:?}\n{}",
-                    phase(Some(&pod)),
-                    said.unwrap_or_default()
-                ));
+                let phase = phase(Some(&pod)).unwrap_or_default();
+                say(&format!("pod {namespace}/{}: {phase}\n{}", pod.name_any(), said(&pods, &pod).await));
             }
             let events: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
             for event in events.list(&ListParams::default()).await.into_iter().flatten() {
@@ -326,6 +367,23 @@ impl Cluster {
 
 fn phase(pod: Option<&Pod>) -> Option<&str> {
     pod?.status.as_ref()?.phase.as_deref()
+}
+
+/// The last lines of what each of a pod's containers printed that has begun, and how it ended.
+async fn said(pods: &Api<Pod>, pod: &Pod) -> String {
+    let mut all = String::new();
+    let Some(status) = &pod.status else { return all };
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    for container in containers {
+        let Some(state) = container.state.as_ref().filter(|state| state.waiting.is_none()) else { continue };
+        let end =
+            state.terminated.as_ref().map_or("runs".to_owned(), |t| format!("exit status {}", t.exit_code));
+        let name = Some(container.name.clone());
+        let last = LogParams { container: name, tail_lines: Some(20), ..LogParams::default() };
+        let lines = pods.logs(&pod.name_any(), &last).await.unwrap_or_else(|e| format!("no log: {e}"));
+        all += &format!("{} ({end}):\n{lines}\n", container.name);
+    }
+    all
 }
 
 async fn read(from: Option<impl tokio::io::AsyncRead + Unpin>, to: &mut String) -> Result<()> {

@@ -25,6 +25,22 @@ pub(crate) const CGROUP: &str = "/tradewind-cluster";
 /// Who may use the S3 server: access key and secret key.
 pub const S3_KEYS: (&str, &str) = ("tradewind", "tradewind-cluster-secret");
 
+/// The names of all components of a node.
+pub const COMPONENTS: [&str; 12] = [
+    "etcd",
+    "apiserver",
+    "containerd",
+    "s3",
+    "controller-manager",
+    "scheduler",
+    "kubelet",
+    "csi-driver",
+    "csi-provisioner",
+    "csi-snapshotter",
+    "snapshot-controller",
+    "snapshot-metadata",
+];
+
 fn component(name: &'static str, program: &str, arguments: Vec<String>) -> Component {
     let command = std::iter::once(program.to_owned()).chain(arguments).collect();
     Component { name, command, environment: Vec::new() }
@@ -217,4 +233,18 @@ pub(crate) fn storage(folder: &Folder) -> Vec<Component> {
             ],
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::Level;
+
+    #[test]
+    fn every_component_is_in_the_list() {
+        let folder = Folder::of(Level::Node).unwrap();
+        let one = [etcd, apiserver, containerd, s3, controller_manager, scheduler, kubelet];
+        let all = one.iter().map(|component| component(&folder)).chain(storage(&folder));
+        assert_eq!(all.map(|component| component.name).collect::<Vec<_>>(), COMPONENTS);
+    }
 }

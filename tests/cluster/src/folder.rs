@@ -28,6 +28,14 @@ impl Level {
     }
 }
 
+/// Inside, these are the cluster's own, so that what is in the machine's is not seen there.
+pub(crate) const OWN: [&str; 3] = ["/run", "/var/lib", "/var/log"];
+
+/// Which folder of the machine hides `path` from a node, if one does.
+pub(crate) fn hidden(path: &Path) -> Option<&'static str> {
+    OWN.into_iter().chain(["/proc", "/sys"]).find(|hidden| path.starts_with(hidden))
+}
+
 /// The folder of one cluster. Everything that a cluster writes is below it.
 #[derive(Clone, Debug)]
 pub struct Folder {
@@ -54,13 +62,15 @@ impl Folder {
         };
         fs::create_dir_all(&above).with_context(|| format!("making {}", above.display()))?;
         let above = above.canonicalize().with_context(|| format!("finding {}", above.display()))?;
-        // Inside, these are empty ones of the cluster's own (see `network and mounts` in inside.rs).
-        for hidden in ["/run", "/var/lib", "/var/log", "/proc", "/sys"] {
-            if above.starts_with(hidden) {
-                bail!("{} is below {hidden}: name another folder with TRADEWIND_CLUSTER", above.display());
-            }
+        if let Some(hidden) = hidden(&above) {
+            bail!("{} is below {hidden}: name another folder with TRADEWIND_CLUSTER", above.display());
         }
         Ok(Self { root: above.join(level.name()), level })
+    }
+
+    /// The node in the folder `root`.
+    pub(crate) fn at(root: PathBuf) -> Self {
+        Self { root, level: Level::Node }
     }
 
     /// The folder itself.

@@ -13,6 +13,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::json;
 
 use crate::command::run;
+use crate::folder::Folder;
 
 /// An image in the making.
 pub struct Image {
@@ -29,6 +30,26 @@ impl Image {
     pub fn new(name: &str) -> Self {
         let layer = tar::Builder::new(Vec::new());
         Self { name: name.to_owned(), entrypoint: Vec::new(), layer, folders: BTreeSet::new() }
+    }
+
+    /// The image `tradewind.test/tradewind:1` with the program `tradewind` of this build, for the node's agent. It trusts
+    /// the CA of the cluster in `folder`, and no other.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn tradewind(folder: &Folder) -> Result<Self> {
+        let ca = folder.join("pki/ca.crt");
+        let ca = std::fs::read_to_string(&ca).with_context(|| format!("reading {}", ca.display()))?;
+        let own = std::env::current_exe().context("asking for our own name")?;
+        // A test is in `deps`, below the programs.
+        let built =
+            own.ancestors().skip(1).take(2).map(|folder| folder.join("tradewind")).find(|f| f.is_file());
+        let program = built.context("there is no program tradewind: build the workspace first")?;
+        Self::new("tradewind.test/tradewind:1")
+            .entrypoint(&["/bin/tradewind"])
+            .folder("/tmp")?
+            .text("/etc/ssl/certs/ca-certificates.crt", &ca)?
+            .linked_program(&program, "/bin/tradewind")
     }
 
     /// What runs when a pod names no command.

@@ -16,12 +16,13 @@ use k8s_openapi::api::storage::v1::CSINode;
 use kube::{Api, Client};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{WaitOptions, wait};
+use tokio::net::TcpStream;
 
 use crate::command::run;
 use crate::components::{self, CGROUP, DRIVER, DRIVER_SOCKET, REGISTRATION};
-use crate::folder::{Folder, Level};
+use crate::folder::{Folder, Level, OWN};
 use crate::image::Image;
-use crate::network::{METADATA_PORT, NODE, NODE_NAME};
+use crate::network::{METADATA_PORT, NODE, NODE_NAME, S3_PORT};
 use crate::objects::{self, Objects};
 use crate::state;
 use crate::supervisor::Supervisor;
@@ -137,7 +138,7 @@ fn mounts(folder: &Folder) -> Result<()> {
     run("mount", &["-t", "proc", "proc", "/proc"])?;
     run("mount", &["-t", "sysfs", "sysfs", "/sys"])?;
     run("mount", &["--rbind", &cgroups, "/sys/fs/cgroup"])?;
-    for own in ["/run", "/var/lib", "/var/log"] {
+    for own in OWN {
         run("mount", &["-t", "tmpfs", "tmpfs", own])?;
     }
     let hosts = format!("127.0.0.1 localhost\n{NODE} {NODE_NAME}\n");
@@ -189,6 +190,11 @@ async fn node(folder: &Folder, supervisor: &mut Supervisor, client: &Client) -> 
                 || async { if Path::new(DRIVER_SOCKET).exists() { Ok(()) } else { bail!("no socket") } };
             supervisor.until("csi-driver", "the driver's socket", STEP, exists).await?;
         }
+    }
+
+    for (component, port) in [("s3", S3_PORT), ("snapshot-metadata", METADATA_PORT)] {
+        let listens = || async { Ok(TcpStream::connect((NODE, port)).await.map(drop)?) };
+        supervisor.until(component, &format!("{component} to listen"), STEP, listens).await?;
     }
 
     let nodes: Api<Node> = Api::all(client.clone());
@@ -264,7 +270,7 @@ fn busybox(folder: &Folder) -> Result<std::path::PathBuf> {
 ///
 /// # Errors
 /// When containerd does not take it.
-pub fn import(folder: &Folder, archive: &Path) -> Result<()> {
+pub(crate) fn import(folder: &Folder, archive: &Path) -> Result<()> {
     let socket = folder.text("run/containerd.sock");
     run(
         "ctr",

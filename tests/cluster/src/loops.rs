@@ -108,6 +108,17 @@ pub(crate) fn detach(devices: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Thaws the file system on `device`, if there is one that was frozen when all who knew it were killed: it holds its
+/// device until it is mounted once more, at `place`, which the caller does not see.
+pub(crate) fn thaw(device: &str, place: &Path) {
+    let script = "mount \"$0\" \"$1\" && fsfreeze --unfreeze \"$1\"";
+    let place = place.display().to_string();
+    let limited =
+        ["10", "unshare", "--mount", "--propagation", "private", "sh", "-c", script, device, &place];
+    // Most are not frozen, or hold no file system: then this fails, and nothing is lost.
+    let _ = run("timeout", &limited);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

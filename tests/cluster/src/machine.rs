@@ -8,19 +8,21 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::command::run;
-use crate::folder::{Folder, Level};
+use crate::folder::{Folder, Level, hidden};
 use crate::inside::machine_lock;
 
-/// Free space that a cluster needs to start, in bytes: images, logs, and the volumes of a few tests. The image of the
+/// Free space that a node needs to start, in bytes: images, logs, and the volumes of a few tests. The image of the
 /// volumes is sparse.
-const NEEDED_SPACE: u64 = 4 << 30;
+const NODE_SPACE: u64 = 4 << 30;
+/// The same for the API server alone, in bytes: etcd's log takes 64 MiB pieces before they are needed.
+const API_SPACE: u64 = 512 << 20;
 
-/// Programs of the machine, and the Debian package of each.
+/// Programs of the machine, and the Debian package of each. The API server needs the first.
 const NEEDED_PROGRAMS: [(&str, &str); 11] = [
+    ("ip", "iproute2"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),
-    ("ip", "iproute2"),
     ("iptables", "iptables"),
     ("losetup", "mount"),
     ("mkfs.ext4", "e2fsprogs"),
@@ -62,23 +64,39 @@ pub(crate) fn check(folder: &Folder, programs: &str) -> Result<()> {
         find(program, programs)
             .with_context(|| format!("{program} is missing: run tests/cluster/setup.sh"))?;
     }
-    if folder.level == Level::Api {
-        return Ok(());
+    let path = std::env::var("PATH").unwrap_or_default();
+    let needed = match folder.level {
+        Level::Api => &NEEDED_PROGRAMS[..1],
+        Level::Node => &NEEDED_PROGRAMS[..],
+    };
+    for (program, package) in needed {
+        find(program, &path).with_context(|| format!("{program} is missing: apt-get install {package}"))?;
     }
+    let needed = match folder.level {
+        Level::Api => API_SPACE,
+        Level::Node => NODE_SPACE,
+    };
     let stat = rustix::fs::statvfs(folder.root())
         .with_context(|| format!("asking about {}", folder.root().display()))?;
     let free = stat.f_bavail * stat.f_frsize;
-    if free < NEEDED_SPACE {
+    if free < needed {
         bail!(
             "too little space: {} has {} MiB, a cluster needs {} MiB; TRADEWIND_CLUSTER=/folder puts it elsewhere",
             folder.root().display(),
             free >> 20,
-            NEEDED_SPACE >> 20
+            needed >> 20
         );
     }
-    let path = std::env::var("PATH").unwrap_or_default();
-    for (program, package) in NEEDED_PROGRAMS {
-        find(program, &path).with_context(|| format!("{program} is missing: apt-get install {package}"))?;
+    if folder.level == Level::Api {
+        return Ok(());
+    }
+    for programs in std::env::split_paths(programs) {
+        if let Some(hidden) = hidden(&programs) {
+            bail!(
+                "the programs in {} are not seen inside, below {hidden}: XDG_CACHE_HOME=/folder builds them elsewhere",
+                programs.display()
+            );
+        }
     }
     for group in NEEDED_CGROUPS {
         if !Path::new("/sys/fs/cgroup").join(group).join("tasks").exists() {

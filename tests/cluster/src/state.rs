@@ -24,15 +24,27 @@ impl Process {
     /// The process `pid` that runs now, if there is one.
     #[must_use]
     pub(crate) fn running(pid: u32) -> Option<Self> {
+        Self::look(pid).map(|(process, _)| process)
+    }
+
+    /// As [`Process::running`], with the size of its memory in bytes.
+    fn look(pid: u32) -> Option<(Self, u64)> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // Field 22, counted after the name, which may contain anything. A zombie has ended.
+        // Fields 22 and 23, counted after the name, which may contain anything. A zombie has ended.
         let mut fields = stat.rsplit_once(") ")?.1.split(' ');
         let zombie = fields.next()? == "Z";
         let started = fields.nth(18)?.parse().ok()?;
-        (!zombie).then_some(Self { pid, started })
+        let memory = fields.next()?.parse().ok()?;
+        (!zombie).then_some((Self { pid, started }, memory))
     }
 
-    /// True while it runs.
+    /// True if it was killed, and cannot go before those whose first process it is: it has no memory any more.
+    #[must_use]
+    pub(crate) fn is_ending(&self) -> bool {
+        Self::look(self.pid).is_some_and(|(_, memory)| memory == 0)
+    }
+
+    /// True until it is gone.
     #[must_use]
     pub(crate) fn runs(&self) -> bool {
         Self::running(self.pid).as_ref() == Some(self)
@@ -134,7 +146,7 @@ mod tests {
     #[test]
     fn a_process_is_known_by_its_start() {
         let own = Process::running(std::process::id()).unwrap();
-        assert!(own.runs());
+        assert!(own.runs() && !own.is_ending());
         assert!(!Process { started: own.started + 1, ..own }.runs());
         assert_eq!(Process::running(u32::MAX), None);
     }

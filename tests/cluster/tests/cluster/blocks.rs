@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::authentication::v1::TokenRequest;
@@ -13,7 +14,7 @@ use serde_json::json;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
-use tradewind_cluster::cluster::{Cluster, inside};
+use tradewind_cluster::cluster::{Cluster, LIMIT, alone, inside};
 use tradewind_cluster::components::DRIVER;
 use tradewind_cluster::folder::Level;
 use tradewind_cluster::network::{METADATA_PORT, NODE};
@@ -64,6 +65,15 @@ struct Block {
 
 /// Asks the sidecar, and returns the blocks' offsets and sizes.
 async fn ask<Q>(cluster: &Cluster, method: &'static str, question: Q) -> Result<Vec<(i64, i64)>>
+where
+    Q: prost::Message + Default + 'static,
+{
+    tokio::time::timeout(LIMIT, answers(cluster, method, question))
+        .await
+        .context("the sidecar does not end")?
+}
+
+async fn answers<Q>(cluster: &Cluster, method: &'static str, question: Q) -> Result<Vec<(i64, i64)>>
 where
     Q: prost::Message + Default + 'static,
 {
@@ -140,10 +150,17 @@ fn different(before: Option<&Path>, after: &Path) -> Result<Vec<(i64, i64)>> {
     Ok(found)
 }
 
-#[test]
-#[ignore = "needs a cluster: make cluster-test"]
-fn changed_blocks_are_those_that_changed() {
-    inside(Level::Node, async |cluster| {
+/// A volume with two snapshots, and what is needed to ask for what changed between them.
+struct Two {
+    /// The driver's files of the snapshots.
+    base: PathBuf,
+    target: PathBuf,
+    question: Delta,
+}
+
+impl Two {
+    /// Blocks 0, 3, 4 and so on were written between the snapshots, and nine became zeros.
+    async fn new(cluster: &Cluster) -> Result<Self> {
         let namespace = cluster.namespace("changed").await?;
         let token = token(cluster, &namespace).await?;
         Claim::new("volume", Mode::Block, "64Mi").create(cluster, &namespace).await?;
@@ -158,29 +175,82 @@ fn changed_blocks_are_those_that_changed() {
         pod(cluster, &namespace, "changes", volume, change).await?;
         cluster.succeeded(&namespace, "changes").await?;
         let target = snapshot(cluster, &namespace, "target", "volume").await?;
-
         let ((base_id, base), (_, target)) = (image(cluster, &base).await?, image(cluster, &target).await?);
-        let expected = different(Some(&base), &target)?;
-        ensure!(expected.len() == 16, "the test changed {} blocks", expected.len());
         let question = Delta {
-            security_token: token.clone(),
-            namespace: namespace.clone(),
+            security_token: token,
+            namespace,
             base_snapshot_id: base_id,
             target_snapshot_name: "target".to_owned(),
         };
-        let changed =
-            ask(cluster, "/snapshotmetadata.SnapshotMetadata/GetMetadataDelta", question.clone()).await?;
+        Ok(Self { base, target, question })
+    }
+
+    /// What the sidecar says has changed.
+    async fn changed(&self, cluster: &Cluster) -> Result<Vec<(i64, i64)>> {
+        ask(cluster, "/snapshotmetadata.SnapshotMetadata/GetMetadataDelta", self.question.clone()).await
+    }
+
+    /// What the sidecar says is not zero in the target.
+    async fn allocated(&self, cluster: &Cluster) -> Result<Vec<(i64, i64)>> {
+        let Delta { security_token, namespace, target_snapshot_name: snapshot_name, .. } =
+            self.question.clone();
+        let question = Allocated { security_token, namespace, snapshot_name };
+        ask(cluster, "/snapshotmetadata.SnapshotMetadata/GetMetadataAllocated", question).await
+    }
+}
+
+#[test]
+#[ignore = "needs a cluster: make cluster-test"]
+fn changed_blocks_are_those_that_changed() {
+    inside(Level::Node, async |cluster| {
+        let mut two = Two::new(cluster).await?;
+        let expected = different(Some(&two.base), &two.target)?;
+        ensure!(expected.len() == 16, "the test changed {} blocks", expected.len());
+        let changed = two.changed(cluster).await?;
         ensure!(changed == expected, "changed: {changed:?}, but different: {expected:?}");
 
-        let allocated = Allocated { security_token: token, namespace, snapshot_name: "target".to_owned() };
-        let found =
-            ask(cluster, "/snapshotmetadata.SnapshotMetadata/GetMetadataAllocated", allocated).await?;
-        let expected = different(None, &target)?;
+        let found = two.allocated(cluster).await?;
+        let expected = different(None, &two.target)?;
         ensure!(found == expected, "{} allocated, but {} not zero", found.len(), expected.len());
 
-        let foreign = Delta { security_token: "nobody's".to_owned(), ..question };
-        let refused = ask(cluster, "/snapshotmetadata.SnapshotMetadata/GetMetadataDelta", foreign).await;
-        ensure!(refused.is_err(), "the sidecar answers without a token");
+        two.question.security_token = "nobody's".to_owned();
+        ensure!(two.changed(cluster).await.is_err(), "the sidecar answers without a token");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs a cluster: make cluster-test"]
+fn faults_of_changed_blocks_come_through_the_sidecar() {
+    alone(Level::Node, async |cluster| {
+        let two = Two::new(cluster).await?;
+        let (all, filled) = (two.changed(cluster).await?, two.allocated(cluster).await?);
+        let faults = |metadata| cluster.driver_faults(&json!({ "metadata": metadata }));
+
+        // A stream that ends early ends well: nothing tells the client but what is missing.
+        faults(json!({"end_after": 5}))?;
+        let (short, shorter) = (two.changed(cluster).await?, two.allocated(cluster).await?);
+        ensure!(short == all[..5] && shorter == filled[..5], "short: {short:?} and {shorter:?}");
+
+        faults(json!({"wrong": true}))?;
+        let wrong = two.changed(cluster).await?;
+        let every_second: Vec<_> = all.iter().copied().step_by(2).collect();
+        ensure!(wrong == every_second, "wrong: {wrong:?} of {all:?}");
+
+        faults(json!({"nothing_changed": true}))?;
+        let nothing = two.changed(cluster).await?;
+        ensure!(nothing.is_empty(), "nothing: {nothing:?}");
+
+        faults(json!({"reset_after": 5, "times": 1}))?;
+        let reset = two.changed(cluster).await;
+        ensure!(reset.is_err(), "a stream that breaks off is an answer: {reset:?}");
+        let again = two.changed(cluster).await?;
+        ensure!(again == all, "the next one: {again:?}, but it is {all:?}");
+
+        faults(json!({"delay_seconds_per_message": 2}))?;
+        let begin = Instant::now();
+        let late = two.changed(cluster).await?;
+        ensure!(late == all && begin.elapsed() >= Duration::from_secs(2), "after {:?}", begin.elapsed());
         Ok(())
     });
 }

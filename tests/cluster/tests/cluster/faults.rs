@@ -11,8 +11,6 @@ use rustix::process::Signal;
 use serde_json::json;
 use tradewind_cluster::cluster::{Cluster, alone, inside};
 use tradewind_cluster::folder::Level;
-use tradewind_cluster::network::{NODE, S3_PORT};
-use tradewind_tests::proxy::{Config, Proxy};
 
 use crate::claims::{Claim, Mode, bound, image, pod, resource, snapshot, usable};
 
@@ -120,11 +118,7 @@ fn components_can_be_killed_and_paused() {
 fn the_s3_server_refuses_on_demand() {
     inside(Level::Node, async |cluster| {
         std::fs::create_dir_all(cluster.folder.join("s3/faults"))?;
-        let proxy = Proxy::start(Config {
-            listen: format!("{NODE}:0").parse()?,
-            faults: vec!["GET,*,1,status=503".parse()?],
-            ..Config::new(&format!("http://{NODE}:{S3_PORT}"))
-        })?;
+        let proxy = cluster.s3_faults(&["GET,*,1,status=503"])?;
         // Nobody's request: refused by the rule first, and by the server itself then.
         let status = || {
             let url = format!("{}/faults?list-type=2", proxy.endpoint());

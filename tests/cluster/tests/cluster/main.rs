@@ -7,6 +7,7 @@ mod api;
 mod blocks;
 mod claims;
 mod faults;
+mod helm;
 mod images;
 mod snapshots;
 mod velero;

@@ -14,7 +14,6 @@ use tradewind_cluster::cluster::{Cluster, inside, say};
 use tradewind_cluster::components::S3_KEYS;
 use tradewind_cluster::folder::Level;
 use tradewind_cluster::image::Image;
-use tradewind_cluster::inside::import;
 use tradewind_cluster::network::{NODE, S3_PORT};
 
 use crate::claims::{Claim, Mode, pod};
@@ -23,7 +22,7 @@ use crate::claims::{Claim, Mode, pod};
 fn program(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
-    found.with_context(|| format!("no {name} in PATH: tests/cluster/setup.sh velero builds it"))
+    found.with_context(|| format!("no {name} in PATH: tests/cluster/setup.sh builds it"))
 }
 
 /// Runs Velero's command line, as its users do.
@@ -38,24 +37,22 @@ fn velero(arguments: &[&str]) -> Result<String> {
 
 /// Gives the node Velero's images.
 fn images(cluster: &Cluster) -> Result<()> {
-    let archive = cluster.folder.join("velero.tar");
     let busybox = "/bin/busybox";
     let mut image = Image::new("tradewind.test/velero:1").entrypoint(&["/velero"]).folder("/tmp")?;
     for name in ["velero", "velero-helper", "velero-restore-helper"] {
         image = image.program(&program(name)?, &format!("/{name}"))?;
     }
-    image.program(busybox.as_ref(), busybox)?.link("/bin/sh", "busybox")?.write(&archive)?;
-    import(&cluster.folder, &archive)?;
+    image = image.program(busybox.as_ref(), busybox)?.link("/bin/sh", "busybox")?;
+    cluster.import(image)?;
 
     let name = "velero-plugin-for-aws";
     let entrypoint = ["/bin/sh", "-c", "/bin/busybox cp /plugins/* /target/."];
-    Image::new("tradewind.test/velero-aws:1")
+    let image = Image::new("tradewind.test/velero-aws:1")
         .entrypoint(&entrypoint)
         .program(&program(name)?, &format!("/plugins/{name}"))?
         .program(busybox.as_ref(), busybox)?
-        .link("/bin/sh", "busybox")?
-        .write(&archive)?;
-    import(&cluster.folder, &archive)
+        .link("/bin/sh", "busybox")?;
+    cluster.import(image)
 }
 
 async fn install(cluster: &Cluster) -> Result<()> {

@@ -2,7 +2,7 @@
 //! test fails.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -20,10 +20,15 @@ use crate::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVo
 use crate::csi::{VolumeCapability, VolumeContentSource, volume_content_source};
 
 /// Longest wait for anything; the machine may be busy.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// One mebibyte.
 pub(crate) const MIB: u64 = 1 << 20;
+
+/// Says something that shall be read even when the test passes.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
 
 /// Polls until `done`, and fails after [`LIMIT`].
 pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -73,7 +78,7 @@ impl Bed {
     /// None, and a line that says so, if that cannot be here.
     pub(crate) async fn new(flags: &[&str]) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: the driver needs root for loop devices and mounts");
+            say("SKIPPED: the driver needs root for loop devices and mounts");
             return None;
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../loops.sh");

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use tonic::{Code, Status};
 
-use crate::bed::{Bed, MIB, block, code, mount, run};
+use crate::bed::{Bed, MIB, block, code, mount, run, say};
 use crate::csi;
 use crate::csi::volume_capability::access_mode::Mode;
 
@@ -54,9 +54,7 @@ async fn file_systems_are_made_grown_and_copied_to_larger_volumes() {
         if kind == "ext4" && !has_sys_resource() {
             let said = expanded.unwrap_err();
             assert!(said.message().contains("CAP_SYS_RESOURCE"), "{said}");
-            eprintln!(
-                "SKIPPED: growing a mounted ext4, without CAP_SYS_RESOURCE; it grows when staged again"
-            );
+            say("SKIPPED: growing a mounted ext4, without CAP_SYS_RESOURCE; it grows when staged again");
             bed.unpublish(&volume, &format!("target-{kind}")).await.unwrap();
             bed.unstage(&volume).await.unwrap();
             bed.file_system(&volume, kind).await;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::bed::{Bed, until};
+use crate::bed::{Bed, say, until};
 
 /// csi-sanity by the environment, or else by the PATH.
 fn program() -> Option<PathBuf> {
@@ -18,9 +18,7 @@ fn program() -> Option<PathBuf> {
 
 async fn passes(access: &str) {
     let Some(program) = program() else {
-        eprintln!(
-            "SKIPPED: no csi-sanity in CSI_SANITY or on PATH: build it from tests/cluster/go/csi-sanity"
-        );
+        say("SKIPPED: no csi-sanity in CSI_SANITY or on PATH: make cluster-test brings it");
         return;
     };
     let Some(bed) = Bed::new(&[]).await else { return };
@@ -32,7 +30,7 @@ async fn passes(access: &str) {
         .arg(format!("--csi.stagingdir={}", bed.path("staging")))
         .arg(format!("--csi.testvolumeaccesstype={access}"))
         .args(["--csi.testvolumesize=1073741824", "--csi.testvolumeexpandsize=2147483648"])
-        .args(["--ginkgo.no-color", "--ginkgo.timeout=50s"])
+        .args(["--ginkgo.no-color", "--ginkgo.timeout=110s"])
         .stdin(Stdio::null())
         .stdout(file.try_clone().unwrap())
         .stderr(file)
@@ -46,7 +44,7 @@ async fn passes(access: &str) {
     .await;
     let said = fs::read_to_string(&output).unwrap();
     let summary = said.lines().filter(|line| line.contains(" Passed |") || line.starts_with("Ran "));
-    eprintln!("csi-sanity, {access}: {}", summary.collect::<Vec<_>>().join(" "));
+    say(&format!("csi-sanity, {access}: {}", summary.collect::<Vec<_>>().join(" ")));
     assert!(status.unwrap().success(), "csi-sanity, {access}:\n{said}");
     assert!(said.contains("| 0 Failed |"), "csi-sanity, {access}:\n{said}");
     assert_eq!(bed.loops(), [], "the suite leaves nothing attached");
