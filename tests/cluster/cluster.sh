@@ -14,6 +14,8 @@ export CARGO_TARGET_DIR
 cluster=$CARGO_TARGET_DIR/debug/cluster
 # Seconds that all tests together may take: what hangs is a failure, not a run that somebody has to stop.
 LIMIT=2400
+# What is tested in a cluster, or with its programs.
+TESTS=(--test cluster --test driver)
 
 build() {
     have cargo || fail "cargo is missing: install Rust first (rustup)"
@@ -51,7 +53,7 @@ every_test() { # FILTER
     up node || return 1
     # Two at a time: volumes and pods are slow in turns, and the machine is small.
     CSI_SANITY=$("$cluster" in sh -c 'command -v csi-sanity') \
-        timeout --kill-after=60 "$LIMIT" cargo test --locked --workspace --no-fail-fast --test cluster --test driver -- \
+        timeout --kill-after=60 "$LIMIT" cargo test --locked --workspace --no-fail-fast "${TESTS[@]}" -- \
         --include-ignored --test-threads=2 "$@" || status=1
     "$cluster" in "$cluster" left || status=1
     return $status
@@ -62,8 +64,12 @@ run_tests() { # FILTER
     require_root "a node"
     printed=$(work_dir)/printed
     before_cleanup() { down; }
-    tests/cluster/setup.sh node >"$printed"
+    # Both at once: each has times in which it uses one core, or the network.
+    tests/cluster/setup.sh node >"$printed" &
+    running=$!
     build
+    cargo test --quiet --locked --workspace --no-run "${TESTS[@]}"
+    wait $running
     down
     # Into a file, shown from there: were it a pipe, the cluster that is left running would hold it open.
     every_test "$@" </dev/null >"$printed" 2>&1 &
