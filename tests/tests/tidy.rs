@@ -226,9 +226,10 @@ fn stations_name_only_whom_they_may() {
 #[test]
 fn crates_import_whom_they_may() {
     /// Crates of ours that a crate may depend on.
-    const MAY: [(&str, &[&str]); 7] = [
+    const MAY: [(&str, &[&str]); 8] = [
         ("pipeline", &[]),
-        ("mover", &["tradewind-pipeline"]),
+        ("k8s", &[]),
+        ("mover", &["tradewind-k8s", "tradewind-pipeline"]),
         ("benches", &["tradewind-pipeline"]),
         ("perf", &[]), // drives programs only
         ("tests", &["tradewind-pipeline"]),

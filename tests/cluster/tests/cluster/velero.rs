@@ -22,7 +22,7 @@ use crate::claims::{Claim, Mode, pod};
 fn program(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
-    found.with_context(|| format!("no {name} in PATH: tests/cluster/setup.sh builds it"))
+    found.with_context(|| format!("no {name} in PATH: tests/cluster/setup.sh velero builds it"))
 }
 
 /// Runs Velero's command line, as its users do.

@@ -1,0 +1,12 @@
+//! Velero's API for Kubernetes, as clusters have it: what its objects look like, how they are named and labelled, and the
+//! rules by which a second implementation works beside the first or in its place.
+//!
+//! - [`velero`]: the custom resources;
+//! - [`crd`]: their definitions, as a cluster is given them;
+//! - [`labels`]: keys of labels and annotations, and how values are shortened.
+//!
+//! No buckets and no volumes: nothing here knows the pipeline. Facts are of Velero 1.18.3 unless a version is named.
+
+pub mod crd;
+pub mod labels;
+pub mod velero;
