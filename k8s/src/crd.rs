@@ -43,7 +43,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
             schema["properties"]["kind"] = json!({"type": "string"});
             schema["properties"]["metadata"] = json!({"type": "object"});
             schema["properties"]["status"]["nullable"] = Value::Null;
-            as_controllers_have_it(schema);
+            as_controllers_have_it("", schema);
         }
         without_nulls(&mut crd);
         serde_json::from_value(crd).expect("it is still a definition")
@@ -51,11 +51,14 @@ pub fn all() -> Vec<CustomResourceDefinition> {
     derived.map(definition).into()
 }
 
-/// Changes a derived schema to what tools for Go make of the same type: no format of numbers that Go has none for, and what
-/// Kubernetes says about the merging of its own types.
-fn as_controllers_have_it(schema: &mut Value) {
+/// Counts of bytes. Every other number is Go's `int`, for which no format is written.
+const BYTES: [&str; 4] = ["bytesDone", "incrementalBytes", "snapshotSize", "totalBytes"];
+
+/// Changes the derived schema of the property `name` to what tools for Go make of the same type: no format for `int`, and
+/// what Kubernetes says about the merging of its own types.
+fn as_controllers_have_it(name: &str, schema: &mut Value) {
     let Some(object) = schema.as_object_mut() else { return };
-    if object.get("format").is_some_and(|format| format == "int32") {
+    if object.get("format").is_some_and(|format| format == "int64") && !BYTES.contains(&name) {
         object.remove("format");
     }
     let properties: Vec<&str> = object
@@ -83,10 +86,10 @@ fn as_controllers_have_it(schema: &mut Value) {
         schema["required"] = json!(["key"]);
     }
     for part in ["items", "additionalProperties"] {
-        schema.get_mut(part).into_iter().for_each(as_controllers_have_it);
+        schema.get_mut(part).into_iter().for_each(|part| as_controllers_have_it("", part));
     }
     let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
-    properties.into_iter().flatten().for_each(|(_, property)| as_controllers_have_it(property));
+    properties.into_iter().flatten().for_each(|(name, property)| as_controllers_have_it(name, property));
 }
 
 fn without_nulls(value: &mut Value) {

@@ -12,13 +12,13 @@ pub const BACKUP_UID: &str = "velero.io/backup-uid";
 pub const RESTORE_NAME: &str = "velero.io/restore-name";
 /// On everything that belongs to a restore: its UID.
 pub const RESTORE_UID: &str = "velero.io/restore-uid";
-/// On a backup: the schedule that made it, [shortened](value).
+/// On a backup: the schedule that made it, not shortened.
 pub const SCHEDULE_NAME: &str = "velero.io/schedule-name";
 /// On backups and repositories: their storage location, [shortened](value).
 pub const STORAGE_LOCATION: &str = "velero.io/storage-location";
-/// On the objects that move a claim's data: its UID.
+/// On a DataUpload, and on what moves a pod's volume that is a claim's: the claim's UID. A DataDownload has none.
 pub const PVC_UID: &str = "velero.io/pvc-uid";
-/// On the objects that move a pod's volume: the pod's UID.
+/// On a PodVolumeRestore: the pod's UID. A PodVolumeBackup has it in its tags.
 pub const POD_UID: &str = "velero.io/pod-uid";
 /// On a DataUpload (`du-BACKUP.PVC`) or a DataDownload (`dd-RESTORE.PVC`, both of UIDs, [shortened](value)): by which the
 /// server finds it again.
@@ -31,8 +31,8 @@ const LONGEST: usize = 63;
 /// How much of the hash stands at the end of a shortened one, in hexadecimal digits.
 const HASH: usize = 6;
 
-/// The value of a label for `text`: itself, or where it is too long its beginning and a hash of it. Every value that is made
-/// of a name goes through this, on both sides of a selector.
+/// The value of a label for `text`: itself, or where it is too long its beginning and a hash of it. Both sides of a
+/// selector go through this.
 #[must_use]
 pub fn value(text: &str) -> String {
     if text.len() <= LONGEST {

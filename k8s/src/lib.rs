@@ -3,10 +3,15 @@
 //!
 //! - [`velero`]: the custom resources;
 //! - [`crd`]: their definitions, as a cluster is given them;
-//! - [`labels`]: keys of labels and annotations, and how values are shortened.
+//! - [`labels`]: keys of labels and annotations, and how values are shortened;
+//! - [`patch`](mod@patch): changing objects;
+//! - [`node_agent`]: the configuration of node agents.
 //!
 //! No buckets and no volumes: nothing here knows the pipeline. Facts are of Velero 1.18.3 unless a version is named.
 
 pub mod crd;
 pub mod labels;
+pub mod node_agent;
+mod object;
+pub mod patch;
 pub mod velero;

@@ -1,9 +1,14 @@
 //! Velero's custom resources, of group `velero.io`.
 //!
-//! Every object keeps the fields that it does not know (`other`) and gives them back when it is written: a server or a
-//! client that is newer than this crate loses nothing. A field that is missing, `null` or empty is the same to Velero and
-//! is the same here: its type's default, which is not written. Only where nothing and the default mean two things it is an
-//! `Option`.
+//! A spec, a status and their parts keep the fields that they do not know (`other`) and give them back when they are
+//! written. Kubernetes' own types within (references, selectors) do not, and times lose their fractions of a second.
+//! So change an object with a [patch](crate::patch::patch), which carries what has changed and nothing else.
+//!
+//! An optional field that is missing, `null` or empty is its type's default, which is not written. It is an `Option` where
+//! nothing and the default may differ. For durations, `0s` says nothing too ([`Duration::set`]).
+//!
+//! API servers hold new objects to the schema, not those that older versions have left. A list or a watch that shall
+//! survive one of them has [`kube::core::DeserializeGuard`] of a kind as its items.
 //!
 //! **No kind has a status subresource**: the status is written with the object.
 
@@ -20,7 +25,7 @@ mod schedule;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use crate::object::{object, word};
 
 pub use backup::{
     Backup, BackupMetadata, BackupPhase, BackupProgress, BackupSpec, BackupStatus, HookStatus,
@@ -60,114 +65,6 @@ pub use schedule::{Schedule, SchedulePhase, ScheduleSpec, ScheduleStatus};
 /// Text by text.
 pub type Texts = BTreeMap<String, String>;
 
-/// A part of an object: `required` fields are always written, `optional` ones unless they are their type's default.
-macro_rules! object {
-    (
-        $(#[$meta:meta])*
-        pub struct $name:ident {
-            $(required { $($(#[$required_meta:meta])* $required:ident: $required_type:ty,)+ })?
-            $(optional { $($(#[$optional_meta:meta])* $optional:ident: $optional_type:ty,)+ })?
-        }
-    ) => {
-        #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-        #[serde(rename_all = "camelCase")]
-        $(#[$meta])*
-        pub struct $name {
-            $($($(#[$required_meta])* pub $required: $required_type,)+)?
-            $($(
-                $(#[$optional_meta])*
-                #[serde(
-                    default,
-                    deserialize_with = "crate::velero::null_is_default",
-                    skip_serializing_if = "crate::velero::is_default"
-                )]
-                pub $optional: $optional_type,
-            )+)?
-            /// Fields that are not known here, as they were read.
-            #[serde(flatten)]
-            #[schemars(skip)]
-            pub other: std::collections::BTreeMap<String, serde_json::Value>,
-        }
-    };
-}
-
-/// One of several words. The first is the default; a word that is not known is kept.
-macro_rules! word {
-    (
-        $(#[$meta:meta])*
-        pub enum $name:ident {
-            $(#[$first_meta:meta])* $first:ident = $first_word:literal,
-            $($(#[$variant_meta:meta])* $variant:ident = $variant_word:literal,)*
-        }
-    ) => {
-        $(#[$meta])*
-        #[derive(Clone, Debug, Default, PartialEq, Eq)]
-        pub enum $name {
-            $(#[$first_meta])*
-            #[default]
-            $first,
-            $($(#[$variant_meta])* $variant,)*
-            /// A word of a later version.
-            Other(String),
-        }
-
-        impl $name {
-            /// The word that is written.
-            #[must_use]
-            pub fn as_str(&self) -> &str {
-                match self {
-                    Self::$first => $first_word,
-                    $(Self::$variant => $variant_word,)*
-                    Self::Other(word) => word,
-                }
-            }
-        }
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let word: String = serde::Deserialize::deserialize(deserializer)?;
-                Ok(match word.as_str() {
-                    $first_word => Self::$first,
-                    $($variant_word => Self::$variant,)*
-                    _ => Self::Other(word),
-                })
-            }
-        }
-
-        impl schemars::JsonSchema for $name {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                stringify!($name).into()
-            }
-
-            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({"type": "string", "enum": [$first_word, $($variant_word),*]})
-            }
-        }
-    };
-}
-
-use {object, word};
-
-/// A field that is `null` is one that is not there.
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// What need not be written.
-fn is_default<T: Default + PartialEq + Serialize>(value: &T) -> bool {
-    *value == T::default()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -200,6 +97,28 @@ mod tests {
         );
         assert_eq!(upload.status.as_ref().unwrap().phase, MovePhase::Other("Pondering".to_owned()));
         assert_eq!(serde_json::to_value(&upload).unwrap(), text);
+    }
+
+    #[test]
+    fn one_bad_object_does_not_hide_the_others() {
+        use kube::core::{DeserializeGuard, ObjectList};
+        let good = json!({"apiVersion": "velero.io/v1", "kind": "ServerStatusRequest", "metadata": {"name": "good"}, "spec": {}});
+        let bad =
+            json!({"apiVersion": "velero.io/v1", "kind": "ServerStatusRequest", "metadata": {"name": "bad"}});
+        let list = json!({"apiVersion": "velero.io/v1", "kind": "ServerStatusRequestList", "metadata": {}, "items": [bad, good]});
+        let read: ObjectList<DeserializeGuard<ServerStatusRequest>> = serde_json::from_value(list).unwrap();
+        let [bad, good] = read.items.as_slice() else { panic!("two items") };
+        assert_eq!(bad.0.as_ref().unwrap_err().metadata.name.as_deref(), Some("bad"));
+        assert!(good.0.is_ok());
+    }
+
+    #[test]
+    fn an_empty_word_says_nothing() {
+        let hook: ExecHook = serde_json::from_value(json!({"command": ["a"], "onError": ""})).unwrap();
+        assert_eq!(hook.on_error, None);
+        let mode = json!({"provider": "aws", "objectStorage": {"bucket": "b"}, "accessMode": ""});
+        let location: BackupStorageLocationSpec = serde_json::from_value(mode).unwrap();
+        assert_eq!(location.access_mode, AccessMode::ReadWrite);
     }
 
     #[test]

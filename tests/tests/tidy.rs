@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates and folders with sources.
-const PLACES: [&str; 6] = ["pipeline", "mover", "benches", "perf", "tests", ".ci"];
+const PLACES: [&str; 7] = ["pipeline", "k8s", "mover", "benches", "perf", "tests", ".ci"];
 
 /// One source file: its path below the root of the repository, and its text.
 struct Source {

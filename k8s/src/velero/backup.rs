@@ -56,7 +56,7 @@ object! {
     pub struct UploaderForBackup {
         optional {
             /// How many at once; 0 leaves it to the uploader.
-            parallel_files_upload: i32,
+            parallel_files_upload: i64,
         }
     }
 }
@@ -152,9 +152,9 @@ object! {
     pub struct BackupProgress {
         optional {
             /// Objects that are known of; it grows.
-            total_items: i32,
+            total_items: i64,
             /// Objects that are in it.
-            items_backed_up: i32,
+            items_backed_up: i64,
         }
     }
 }
@@ -164,9 +164,9 @@ object! {
     pub struct HookStatus {
         optional {
             /// How many ran.
-            hooks_attempted: i32,
+            hooks_attempted: i64,
             /// How many of these failed.
-            hooks_failed: i32,
+            hooks_failed: i64,
         }
     }
 }
@@ -176,7 +176,7 @@ object! {
     pub struct BackupStatus {
         optional {
             /// The older number of its format: 1.
-            version: i32,
+            version: i64,
             /// Its format: `1.1.0`.
             format_version: String,
             /// When it may go.
@@ -184,7 +184,7 @@ object! {
             /// How far it is.
             phase: BackupPhase,
             /// Place in the queue, from 1.
-            queue_position: i32,
+            queue_position: i64,
             /// What makes no sense in what was asked for.
             #[schemars(extend("nullable" = true))]
             validation_errors: Vec<String>,
@@ -193,27 +193,27 @@ object! {
             /// When it ended.
             completion_timestamp: Option<Time>,
             /// Snapshots by plugins that were begun.
-            volume_snapshots_attempted: i32,
+            volume_snapshots_attempted: i64,
             /// Those that are there.
-            volume_snapshots_completed: i32,
+            volume_snapshots_completed: i64,
             /// Why it failed.
             failure_reason: String,
             /// How many warnings its log has.
-            warnings: i32,
+            warnings: i64,
             /// How many errors.
-            errors: i32,
+            errors: i64,
             /// How much is done.
             progress: Option<BackupProgress>,
             /// CSI snapshots that were begun.
-            csi_volume_snapshots_attempted: i32,
+            csi_volume_snapshots_attempted: i64,
             /// Those that are there.
-            csi_volume_snapshots_completed: i32,
+            csi_volume_snapshots_completed: i64,
             /// Moves and the like that were begun.
-            backup_item_operations_attempted: i32,
+            backup_item_operations_attempted: i64,
             /// Those that are done.
-            backup_item_operations_completed: i32,
+            backup_item_operations_completed: i64,
             /// Those that failed.
-            backup_item_operations_failed: i32,
+            backup_item_operations_failed: i64,
             /// What became of its hooks.
             hook_status: Option<HookStatus>,
         }

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// A length of time as Go writes it, for instance `10m0s` or `1h0.5s`. It is kept as it was read: what nobody can read is
 /// the trouble of whoever needs it, not of all who pass it on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+///
+/// In most fields `0s` means that nothing is said ([`Duration::set`]): Go writes it where a client has set nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct Duration(String);
 
@@ -50,10 +52,25 @@ impl Duration {
     }
 }
 
+impl Duration {
+    /// As [`Duration::get`], and `None` for no time at all.
+    #[must_use]
+    pub fn set(&self) -> Option<time::Duration> {
+        self.get().filter(|duration| !duration.is_zero())
+    }
+}
+
+impl Default for Duration {
+    /// No time at all. Not the empty text, on which Go fails with all objects of that kind.
+    fn default() -> Self {
+        time::Duration::ZERO.into()
+    }
+}
+
 impl From<time::Duration> for Duration {
-    /// Whole seconds.
+    /// In whole seconds, rounded up: what is short does not become nothing.
     fn from(duration: time::Duration) -> Self {
-        let seconds = duration.as_secs();
+        let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
         Self(match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
             (0, 0, s) => format!("{s}s"),
             (0, m, s) => format!("{m}m{s}s"),
@@ -114,6 +131,9 @@ mod tests {
             let duration = Duration::from(time::Duration::from_secs(seconds));
             assert_eq!(duration.to_string(), text);
             assert_eq!(duration.get(), Some(time::Duration::from_secs(seconds)));
+            assert_eq!(duration.set().is_some(), seconds > 0);
         }
+        assert_eq!(Duration::from(time::Duration::from_millis(1)).to_string(), "1s");
+        assert_eq!(Duration::default().to_string(), "0s");
     }
 }

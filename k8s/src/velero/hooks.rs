@@ -79,7 +79,7 @@ object! {
         optional {
             /// Where: the first container where none is named.
             container: String,
-            /// If it fails: where nothing is said, a backup fails and a restore continues.
+            /// If it fails: it continues where nothing is said.
             #[schemars(with = "HookErrorMode")]
             on_error: Option<HookErrorMode>,
             /// How long it may take.
@@ -152,7 +152,7 @@ object! {
         optional {
             /// Where: the first container where none is named.
             container: String,
-            /// If it fails: where nothing is said, a backup fails and a restore continues.
+            /// If it fails: it continues where nothing is said.
             #[schemars(with = "HookErrorMode")]
             on_error: Option<HookErrorMode>,
             /// How long it may take.

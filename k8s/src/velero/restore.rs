@@ -33,10 +33,10 @@ word! {
 }
 
 object! {
-    /// Whose status is restored too.
+    /// Whose status is restored too: nobody's where there is no such object.
     pub struct RestoreStatusOf {
         optional {
-            /// Of these resources: none where none is named.
+            /// Of these resources: all where none is named.
             #[schemars(extend("nullable" = true))]
             included_resources: Vec<String>,
             /// Not of these.
@@ -53,7 +53,7 @@ object! {
             /// Zeros become holes.
             write_sparse_files: Option<bool>,
             /// How many at once; 0 leaves it to the uploader.
-            parallel_files_download: i32,
+            parallel_files_download: i64,
         }
     }
 }
@@ -126,9 +126,9 @@ object! {
     pub struct RestoreProgress {
         optional {
             /// Objects that are known of; it grows.
-            total_items: i32,
+            total_items: i64,
             /// Objects that are there.
-            items_restored: i32,
+            items_restored: i64,
         }
     }
 }
@@ -143,9 +143,9 @@ object! {
             #[schemars(extend("nullable" = true))]
             validation_errors: Vec<String>,
             /// How many warnings its log has.
-            warnings: i32,
+            warnings: i64,
             /// How many errors.
-            errors: i32,
+            errors: i64,
             /// Why it failed.
             failure_reason: String,
             /// When it began.
@@ -155,11 +155,11 @@ object! {
             /// How much is done.
             progress: Option<RestoreProgress>,
             /// Moves and the like that were begun.
-            restore_item_operations_attempted: i32,
+            restore_item_operations_attempted: i64,
             /// Those that are done.
-            restore_item_operations_completed: i32,
+            restore_item_operations_completed: i64,
             /// Those that failed.
-            restore_item_operations_failed: i32,
+            restore_item_operations_failed: i64,
             /// What became of its hooks.
             hook_status: Option<HookStatus>,
         }
