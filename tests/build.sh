@@ -33,7 +33,11 @@ apt_install() { # PACKAGES...
         sudo=(sudo)
     fi
     log "packages: installing $*"
-    mkdir -p "$TW_CACHE/log"
+    mkdir -p "$TW_CACHE/log" "$TW_CACHE/lock"
+    (apt_install_alone "$@") 9>"$TW_CACHE/lock/apt"
+}
+apt_install_alone() { # with `sudo` and `log_file` of its caller; two at once would meet at apt's own locks
+    flock 9
     local apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600)
     if ! "${apt[@]}" install --yes --no-install-recommends "$@" >"$log_file" 2>&1; then
         # Most often the lists of a fresh machine are missing or old.

@@ -18,13 +18,14 @@ elsewhere=$TW_CACHE/cluster-elsewhere
 # Everything that a cluster could leave on the machine, in lines that do not change by themselves.
 machine() {
     processes
-    cut -d' ' -f1-3 /proc/mounts | sort
+    cut -d' ' -f1-3 /proc/mounts | grep -vE ' (/run/user/|/var/lib/docker)' | sort
     losetup --list --noheadings --output NAME,BACK-FILE | sort
-    find /sys/fs/cgroup -maxdepth 3 -type d | sort
-    ip -oneline link | cut -d: -f2 | sort
+    find /sys/fs/cgroup -maxdepth 3 -type d | sed -nE '/tradewind|kube|k8s/p' | sort
+    # What others' containers come and go with is not ours.
+    ip -oneline link | cut -d: -f2 | grep -vE '^ (veth|docker|br-)' | sort
     # All settings but those that are counters, or new at each reading.
     sysctl --all 2>/dev/null |
-        grep -vE '^(fs\.(aio-nr|dentry-state|file-nr|inode-nr|inode-state|quota)|kernel\.(ns_last_pid|pty\.nr|random|sched_domain)|net\.netfilter\.nf_conntrack_count)' |
+        grep -vE '^(fs\.(aio-nr|dentry-state|file-nr|inode-nr|inode-state|quota)|kernel\.(ns_last_pid|perf_event_max_sample_rate|pty\.nr|random|sched_domain)|net\.netfilter\.nf_conntrack_count)' |
         sort
     find /var/lib/kubelet /var/lib/cni /run/containerd /run/tradewind-cluster /opt/cni 2>/dev/null || true
 }
@@ -96,8 +97,8 @@ for ((n = 1; n <= count; n++)); do
         0 | 2 | 4)
             "$cluster" up --programs "$programs" 2>/dev/null &
             starting=$!
-            sleep "$((1 + kills % 5)).$((n % 10))" # the moment of the kill
-            kill -9 $starting 2>/dev/null || true
+            sleep "$((1 + kills % 5 / 2)).$((n % 10))" # the moment of the kill
+            kill -9 $starting || fail "cycle $n: it was not killed, it had ended before"
             wait $starting 2>/dev/null || true
             how="killed while it started"
             ;;

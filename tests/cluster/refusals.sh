@@ -80,8 +80,12 @@ grep -q 'etcd ended while it started' "$work/said" || fail "it is not said which
 copy=$work/copy
 mkdir "$copy"
 cp -r "$TW_REPO/tests" "$copy/tests"
-echo 'this is no go.mod' >>"$copy/tests/cluster/go/etcd/go.mod"
-refused "a module that does not build" "could not be built" env XDG_CACHE_HOME="$work/cache" "$copy/tests/cluster/setup.sh" api
+echo 'this is no go.mod' >>"$copy/tests/cluster/go/kubernetes/go.mod"
+export NEEDED_GIB=0 # the cache is in the work directory now
+refused "a module that does not build" "could not be built" \
+    env XDG_CACHE_HOME="$work/cache" "$copy/tests/cluster/setup.sh" api
+refused "too little space to build" "too little space" \
+    env XDG_CACHE_HOME="$work/cache" NEEDED_GIB=1000000 "$TW_REPO/tests/cluster/setup.sh" api
 refused "no Go and no network" "could not be built" unshare --mount --net sh -ec \
     "for go in $(command -v go) /usr/local/go/bin/go; do [ ! -e \$go ] || mount --bind /dev/null \$go; done; \
      XDG_CACHE_HOME=$work/cache2 exec $TW_REPO/tests/cluster/setup.sh api"

@@ -3,8 +3,9 @@
 # everything of Kubernetes from its Go modules (go/*/go.mod), built once and kept by version in
 # ${XDG_CACHE_HOME:-~/.cache}/tradewind/bin. Does nothing, quickly, when all is there.
 #
-#   tests/cluster/setup.sh [api | node | velero]
+#   tests/cluster/setup.sh [can | api | node | velero]
 #
+# can      only says whether a node can be started on this machine at all
 # api      etcd, kube-apiserver and what is built with it: some five minutes the first time
 # node     (the default) api, Debian's packages, the sidecar for changed blocks, and an S3 server: two minutes more
 # velero   node, and what its tests use: Velero with its plugin for S3, Helm, and the conformance suite of CSI drivers:
@@ -30,8 +31,8 @@ pgrep procps
 python3 python3
 runc runc
 socat socat'
-# Free space that building from nothing takes, in GiB: modules, Go's cache, programs.
-NEEDED_GIB=12
+# Free space that building from nothing takes, in GiB: modules, Go's cache, programs. Asked before the largest part.
+: "${NEEDED_GIB:=12}"
 
 path=()
 
@@ -41,7 +42,7 @@ programs() {
     local version sum
     version=$(sed -n "s,^[[:space:]]*$2 v\\([^ ]*\\).*,\\1,p" "$MODULES/$1/go.mod")
     sum=$( (cat "$MODULES/$1"/go.{mod,sum} && declare -f "$3") | sha256sum | cut -c1-8)
-    [ -d "$BIN/$1-$version-$sum" ] || enough_space
+    [ "$1" != kubernetes ] || [ -d "$BIN/$1-$version-$sum" ] || enough_space
     built "$1" "$version-$sum" "$3"
     path+=("$BIN/$1-$version-$sum")
 }
@@ -93,18 +94,32 @@ build_helm() {
 packages() {
     local need
     need=$(missing "$NEEDED")
+    # In a container there is nothing that a program could be linked to.
+    ! head --bytes=4096 /bin/busybox 2>/dev/null | grep --quiet --text /ld- || need+=" busybox-static"
     # shellcheck disable=SC2086 # a list of words
     [ -z "$need" ] || apt_install $need
 }
 
 api() {
     have ip || { is_root && apt_install iproute2; } || fail "ip is missing: apt-get install iproute2"
-    programs etcd go.etcd.io/etcd/server/v3 build_etcd
     programs kubernetes k8s.io/kubernetes build_kubernetes
+    programs etcd go.etcd.io/etcd/server/v3 build_etcd
+}
+
+# What no package brings, asked before anything is built.
+can() {
+    local group
+    require_root "a node"
+    [ -c /dev/loop-control ] || fail "no loop devices here: there is no /dev/loop-control"
+    for group in cpu cpuacct cpuset memory pids; do
+        [ -e "/sys/fs/cgroup/$group/tasks" ] ||
+            fail "the cgroup v1 hierarchy '$group' is missing: a node is started on machines with cgroup v1 only"
+    done
+    unshare --mount --pid --fork --net --uts --ipc true || fail "no namespaces of its own may be made here"
 }
 
 node() {
-    require_root "a node"
+    can
     packages
     api
     programs snapshot-metadata github.com/kubernetes-csi/external-snapshot-metadata build_snapshot_metadata
@@ -123,11 +138,15 @@ velero() {
 }
 
 case ${1:-node} in
+can)
+    can
+    exit
+    ;;
 api | node | velero) "${1:-node}" ;;
 -h | --help)
     sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
     exit
     ;;
-*) fail "unknown part '$1' (api, node, velero)" ;;
+*) fail "unknown part '$1' (can, api, node, velero)" ;;
 esac
 (IFS=: && echo "${path[*]}")

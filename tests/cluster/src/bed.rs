@@ -120,7 +120,7 @@ pub fn entering(folder: &Folder, command: &[impl AsRef<OsStr>]) -> Result<Comman
     let mut here = OsString::from("--wd=");
     here.push(std::env::current_dir().unwrap_or_else(|_| "/".into()));
     nsenter.arg(here).arg("--").args(command);
-    nsenter.env("PATH", path(&state.programs)).env(INSIDE, folder.level.name());
+    without_proxies(nsenter.env("PATH", path(&state.programs)).env(INSIDE, folder.level.name()));
     nsenter.env("KUBECONFIG", folder.join("pki/admin.kubeconfig"));
     nsenter.env("CONTAINERD_ADDRESS", folder.join("run/containerd.sock"));
     Ok(nsenter)
@@ -137,6 +137,13 @@ fn lock(folder: &Folder) -> Result<fs::File> {
 
 fn path(programs: &str) -> String {
     format!("{programs}:{}", std::env::var("PATH").unwrap_or_default())
+}
+
+/// Inside there is no way to the machine's proxies, and nothing to ask them for.
+fn without_proxies(command: &mut Command) {
+    for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+        command.env_remove(name).env_remove(name.to_uppercase());
+    }
 }
 
 /// Everything that must be there before the first process.
@@ -216,7 +223,7 @@ fn start(folder: &Folder) -> Result<()> {
     }
     let log = folder.log("supervisor");
     unshare.arg(folder.join("bin/cluster")).args(["first", "--level", folder.level.name()]);
-    unshare.env("PATH", path(&programs)).env(INSIDE, folder.level.name());
+    without_proxies(unshare.env("PATH", path(&programs)).env(INSIDE, folder.level.name()));
     unshare.stdin(Stdio::piped()).stdout(Stdio::piped());
     unshare.stderr(fs::File::create(&log).with_context(|| format!("writing {}", log.display()))?);
     unshare.current_dir("/").process_group(0); // a Ctrl-C is for us, not for the cluster

@@ -131,6 +131,12 @@ fn run_again_inside(level: Level) -> Result<()> {
     Ok(())
 }
 
+/// True for the run of a test inside.
+#[must_use]
+pub fn is_inside() -> bool {
+    std::env::var_os(bed::INSIDE).is_some()
+}
+
 /// Says something that shall be read even when the test passes: a time, a choice. Inside it goes outside with the
 /// test's standard error, past the capture of a passing test's output.
 pub fn say(text: &str) {

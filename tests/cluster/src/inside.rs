@@ -52,16 +52,15 @@ pub fn first(folder: &Folder) -> Result<()> {
 }
 
 /// There can be one node on a machine: pods' control groups, loop devices and kernel settings are the machine's. Held
-/// by the first process, let go by the kernel when that ends, and nothing is left of it.
+/// by the first process, let go by the kernel when that ends, and nothing is left of it: it is on a folder that is there.
 ///
 /// # Errors
-/// When another has it, or there are no loop devices.
+/// When another has it.
 pub(crate) fn machine_lock() -> Result<fs::File> {
-    let control =
-        fs::File::open("/dev/loop-control").context("no loop devices here: opening /dev/loop-control")?;
-    flock(&control, FlockOperation::NonBlockingLockExclusive)
+    let run = fs::File::open("/run").context("opening /run")?;
+    flock(&run, FlockOperation::NonBlockingLockExclusive)
         .context("another cluster is up on this machine: end it first")?;
-    Ok(control)
+    Ok(run)
 }
 
 /// Sets up the namespaces, starts everything, reports on standard output in one line of JSON (`"ready"` or
@@ -144,7 +143,11 @@ fn mounts(folder: &Folder) -> Result<()> {
     let hosts = format!("127.0.0.1 localhost\n{NODE} {NODE_NAME}\n");
     for (name, text) in [("hosts", hosts.as_str()), ("resolv.conf", "nameserver 127.0.0.1\n")] {
         fs::write(folder.join(name), text)?;
-        run("mount", &["--bind", &folder.text(name), &format!("/etc/{name}")])?;
+        let place = format!("/etc/{name}");
+        // Often a link to where the machine's own /run was. Without it, programs ask nobody, which is as good.
+        if Path::new(&place).exists() {
+            run("mount", &["--bind", &folder.text(name), &place])?;
+        }
     }
     fs::create_dir_all("/var/lib/kubelet")?;
     run("mount", &["--bind", &folder.text("kubelet"), "/var/lib/kubelet"])?;

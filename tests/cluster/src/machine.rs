@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -90,6 +90,10 @@ pub(crate) fn check(folder: &Folder, programs: &str) -> Result<()> {
     if folder.level == Level::Api {
         return Ok(());
     }
+    fs::File::open("/dev/loop-control").context("no loop devices here: opening /dev/loop-control")?;
+    if is_linked("/bin/busybox")? {
+        bail!("/bin/busybox needs libraries, which no container here has: apt-get install busybox-static");
+    }
     for programs in std::env::split_paths(programs) {
         if let Some(hidden) = hidden(&programs) {
             bail!(
@@ -106,6 +110,15 @@ pub(crate) fn check(folder: &Folder, programs: &str) -> Result<()> {
         }
     }
     machine_lock().map(drop)
+}
+
+/// True for a program that names a loader of shared libraries, which stands near its beginning.
+fn is_linked(program: &str) -> Result<bool> {
+    let mut beginning = Vec::new();
+    fs::File::open(program)
+        .and_then(|file| file.take(4096).read_to_end(&mut beginning))
+        .with_context(|| format!("reading {program}"))?;
+    Ok(beginning.windows(4).any(|bytes| bytes == b"/ld-"))
 }
 
 /// A program by its path, or by its name in `path`.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::ensure;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use tradewind_cluster::cluster::{inside, say};
+use tradewind_cluster::cluster::{inside, is_inside, say};
 use tradewind_cluster::folder::Level;
 
 #[test]
@@ -25,5 +25,10 @@ fn objects_are_kept_by_the_api_level() {
         ensure!(maps.get_opt("a").await?.is_none(), "it is there after its deletion");
         Ok(())
     });
-    say(&format!("a test of the API level took {:.1} s", begin.elapsed().as_secs_f64()));
+    if !is_inside() {
+        say(&format!(
+            "a test of the API level took {:.1} s, the start included",
+            begin.elapsed().as_secs_f64()
+        ));
+    }
 }

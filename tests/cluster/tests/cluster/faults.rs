@@ -28,12 +28,12 @@ async fn event(cluster: &Cluster, namespace: &str, text: &str) -> Result<()> {
 #[ignore = "needs a cluster: make cluster-test"]
 fn the_drivers_faults_are_seen_by_kubernetes() {
     alone(Level::Node, async |cluster| {
-        let namespace = cluster.namespace("faults").await?;
+        let namespace = cluster.namespace("struck").await?;
         cluster.driver_faults(
             &json!({"create_volume": {"error": "UNAVAILABLE", "times": 2, "volume": "pvc-"}}),
         )?;
         Claim::new("late", Mode::Filesystem, "64Mi").create(cluster, &namespace).await?;
-        event(cluster, &namespace, "fault").await?;
+        event(cluster, &namespace, "fault on demand: create_volume").await?;
         bound(cluster, &namespace, "late").await?; // the third attempt
 
         cluster.driver_faults(&json!({"stage": {"error": "INTERNAL", "times": 1}}))?;

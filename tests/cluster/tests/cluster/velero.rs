@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::Api;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use serde_json::json;
 use tradewind_cluster::cluster::{Cluster, inside, say};
 use tradewind_cluster::components::S3_KEYS;
@@ -145,6 +145,7 @@ async fn moved(cluster: &Cluster) -> Result<()> {
     let begin = Instant::now();
     velero(&["backup", "create", "moved", "--include-namespaces", &from, "--snapshot-move-data", "--wait"])?;
     completed(cluster, "Backup", "moved").await?;
+    all_moved(cluster, "DataUpload").await?;
     say(&format!("velero: backup after {:.1} s", begin.elapsed().as_secs_f64()));
 
     let begin = Instant::now();
@@ -163,6 +164,7 @@ async fn moved(cluster: &Cluster) -> Result<()> {
         "--wait",
     ])?;
     completed(cluster, "Restore", "back").await?;
+    all_moved(cluster, "DataDownload").await?;
     say(&format!("velero: restore after {:.1} s", begin.elapsed().as_secs_f64()));
 
     for ((claim, _, read), expected) in volumes.iter().zip(&sums) {
@@ -175,6 +177,20 @@ async fn moved(cluster: &Cluster) -> Result<()> {
             claim.name
         );
     }
+    Ok(())
+}
+
+/// Sees that the data of both volumes went by way of the bucket: a snapshot that is left would be restored as well.
+async fn all_moved(cluster: &Cluster, kind: &str) -> Result<()> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("velero.io", "v2alpha1", kind));
+    let all: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), "velero", &resource);
+    let phases: Vec<_> = all
+        .list(&ListParams::default())
+        .await?
+        .into_iter()
+        .map(|o| o.data["status"]["phase"].clone())
+        .collect();
+    ensure!(phases == [json!("Completed"), json!("Completed")], "{kind}: {phases:?}");
     Ok(())
 }
 
