@@ -5,10 +5,12 @@
 //! - [`crd`]: their definitions, as a cluster is given them;
 //! - [`labels`]: keys of labels and annotations, and how values are shortened;
 //! - [`patch`](mod@patch): changing objects;
-//! - [`node_agent`]: the configuration of node agents.
+//! - [`node_agent`]: the configuration of node agents;
+//! - [`bucket`]: what a storage location says about its bucket.
 //!
-//! No buckets and no volumes: nothing here knows the pipeline. Facts are of Velero 1.18.3 unless a version is named.
+//! No bucket is opened and no byte moved: nothing here knows the pipeline. Facts are of Velero 1.18.3 unless a version is named.
 
+pub mod bucket;
 pub mod crd;
 pub mod labels;
 pub mod node_agent;
