@@ -34,9 +34,10 @@ use tokio::io::AsyncReadExt as _;
 use tradewind_tests::proxy::{self, Proxy};
 
 use crate::bed;
+use crate::command::output;
 use crate::components::COMPONENTS;
 use crate::folder::{Folder, Level};
-use crate::image::Image;
+use crate::image::{Image, built};
 use crate::network::{NODE, S3_PORT};
 use crate::objects::{Objects, client, wait};
 
@@ -143,17 +144,16 @@ pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Starts a cluster as `make cluster-up` does; another test may do so at the same moment.
+/// Starts a cluster as `make cluster-up` does, with the program of this build; another test may do so at the same moment.
 fn start(folder: &Folder) -> Result<()> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster.sh");
-    let output = Command::new(&script)
-        .args(["up", folder.level.name()])
-        .output()
-        .with_context(|| format!("running {}", script.display()))?;
-    if !output.status.success() && !bed::is_up(folder) {
-        bail!("no cluster could be started:\n{}", String::from_utf8_lossy(&output.stderr));
+    let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup.sh");
+    let part = if folder.level == Level::Api { "api" } else { "velero" };
+    let programs = output(Command::new(&setup).arg(part))?;
+    let up = ["up", "--level", folder.level.name(), "--programs", programs.trim()];
+    match output(Command::new(built("cluster")?).args(up)) {
+        Err(_) if bed::is_up(folder) => Ok(()),
+        started => started.map(drop).context("no cluster could be started"),
     }
-    Ok(())
 }
 
 impl Cluster {

@@ -15,6 +15,20 @@ use serde_json::json;
 use crate::command::run;
 use crate::folder::Folder;
 
+/// A program of the build that the calling program is of.
+///
+/// # Errors
+/// When it has not been built.
+pub(crate) fn built(program: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("asking for our own name")?;
+    // A test is in `deps`, below the programs.
+    let found =
+        own.ancestors().skip(1).take(2).map(|folder| folder.join(program)).find(|file| file.is_file());
+    found.with_context(|| {
+        format!("there is no program {program} beside {}: build the workspace first", own.display())
+    })
+}
+
 /// An image in the making.
 pub struct Image {
     name: String,
@@ -40,11 +54,7 @@ impl Image {
     pub fn tradewind(folder: &Folder) -> Result<Self> {
         let ca = folder.join("pki/ca.crt");
         let ca = std::fs::read_to_string(&ca).with_context(|| format!("reading {}", ca.display()))?;
-        let own = std::env::current_exe().context("asking for our own name")?;
-        // A test is in `deps`, below the programs.
-        let built =
-            own.ancestors().skip(1).take(2).map(|folder| folder.join("tradewind")).find(|f| f.is_file());
-        let program = built.context("there is no program tradewind: build the workspace first")?;
+        let program = built("tradewind")?;
         Self::new("tradewind.test/tradewind:1")
             .entrypoint(&["/bin/tradewind"])
             .folder("/tmp")?
