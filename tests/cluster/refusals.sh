@@ -90,6 +90,28 @@ refused "no Go and no network" "could not be built" unshare --mount --net sh -ec
     "for go in $(command -v go) /usr/local/go/bin/go; do [ ! -e \$go ] || mount --bind /dev/null \$go; done; \
      XDG_CACHE_HOME=$work/cache2 exec $TW_REPO/tests/cluster/setup.sh api"
 
+# The API server alone needs no root. Where the programs are, nobody can see them.
+# shellcheck disable=SC2016 # for the other shell
+as_nobody='
+    work=$0 programs=
+    mkdir "$work/seen"
+    mount -t tmpfs tmpfs "$work/seen"
+    IFS=:
+    for folder in $1; do
+        at=$(mktemp -d "$work/seen/XXXXXX")
+        mount --bind "$folder" "$at"
+        programs+=$at:
+    done
+    nobody() {
+        setpriv --reuid=65534 --regid=65534 --clear-groups env TRADEWIND_CLUSTER="$work/nobody" HOME="$work/nobody" \
+            "$work/nobody/cluster" --level api "$@"
+    }
+    nobody up --programs "$programs"
+    nobody in kubectl get namespaces >/dev/null
+    nobody down'
+unshare --mount bash -euc "$as_nobody" "$work" "$programs"
+echo "ok nobody has an API server"
+
 # Ports that others have on this machine are not those of the cluster.
 python3 -c '
 import signal, socket
