@@ -29,7 +29,7 @@ this="$root $(stat --format '%i %W' .)"
 if [ "$(cat "$CARGO_TARGET_DIR/checkout" 2>/dev/null)" != "$this" ]; then
     # Also the first time: nobody knows whose builds a folder without that file has.
     mapfile -t crates < <(find . -mindepth 2 -maxdepth 4 -name Cargo.toml -exec \
-        sed -n 's/^name = "\(tradewind-[a-z-]*\)"$/--package=\1/p' {} +)
+        sed -n 's/^name = "\(tradewind-[a-z0-9-]*\)"$/--package=\1/p' {} +)
     cargo clean --quiet "${crates[@]}"
     cargo clean --quiet --release "${crates[@]}"
     echo "$this" >"$CARGO_TARGET_DIR/checkout"

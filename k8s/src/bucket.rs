@@ -225,7 +225,7 @@ mod tests {
 
     use super::*;
 
-    fn read(provider: &str, bucket: &str, config: serde_json::Value) -> Result<Bucket, Mistakes> {
+    fn read(provider: &str, bucket: &str, config: &serde_json::Value) -> Result<Bucket, Mistakes> {
         let spec = json!({
             "provider": provider, "objectStorage": {"bucket": bucket, "prefix": "/a/b/"}, "config": config,
         });
@@ -237,7 +237,7 @@ mod tests {
         let bucket = read(
             "velero.io/aws",
             "velero/",
-            json!({
+            &json!({
                 "region": "eu-1", "s3Url": "https://s3.example.com", "s3ForcePathStyle": "true", "profile": "p",
                 "insecureSkipTLSVerify": "False", "credentialsFile": "/f", "enableSharedConfig": "1", "tagging": "a=b",
                 "checksumAlgorithm": "", "publicUrl": "https://elsewhere", "signatureVersion": "4",
@@ -260,13 +260,13 @@ mod tests {
             checksum: None,
         };
         assert_eq!(bucket, Ok(expected));
-        assert_eq!(read("aws", "b", json!({})).unwrap().checksum.as_deref(), Some("CRC32"));
+        assert_eq!(read("aws", "b", &json!({})).unwrap().checksum.as_deref(), Some("CRC32"));
     }
 
     #[test]
     fn what_is_not_understood_is_refused_and_named() {
-        let refused = |provider, bucket, config, what: &[&str]| {
-            let mistakes = read(provider, bucket, config).unwrap_err().to_string();
+        let refused = |provider, bucket, config: serde_json::Value, what: &[&str]| {
+            let mistakes = read(provider, bucket, &config).unwrap_err().to_string();
             assert_eq!(mistakes.split("; ").count(), what.len(), "{mistakes}");
             assert!(what.iter().all(|what| mistakes.contains(what)), "{mistakes}");
         };
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_repository_is_where_velero_lets_it_be() {
-        assert_eq!(read("aws", "b", json!({})).unwrap().repository("app"), "a/b/plugins/tradewind/app");
+        assert_eq!(read("aws", "b", &json!({})).unwrap().repository("app"), "a/b/plugins/tradewind/app");
         assert_eq!(Bucket::default().repository("app"), "plugins/tradewind/app");
     }
 

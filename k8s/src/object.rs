@@ -1,7 +1,7 @@
 //! Parts of objects as Go's tools have them: fields that are not known are kept, fields at their default are not written.
 
 use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// A part of an object: `required` fields are always written, `optional` ones unless they are their type's default.
@@ -112,6 +112,6 @@ where
 }
 
 /// What need not be written.
-pub(crate) fn is_default<T: Default + PartialEq + Serialize>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

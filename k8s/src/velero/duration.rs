@@ -50,9 +50,7 @@ impl Duration {
         let known = !self.0.is_empty() && nanoseconds <= LONGEST;
         known.then(|| time::Duration::from_secs_f64(nanoseconds / 1e9))
     }
-}
 
-impl Duration {
     /// As [`Duration::get`], and `None` for no time at all.
     #[must_use]
     pub fn set(&self) -> Option<time::Duration> {
