@@ -16,6 +16,7 @@
 mod block;
 mod commit;
 mod held;
+mod opened;
 mod parent;
 mod readahead;
 mod repair;
@@ -25,7 +26,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -48,22 +49,23 @@ use crate::progress::{Counter, Progress, Skipped};
 use crate::repository::reading::{index_warnings, open_index};
 use crate::repository::{CdcSizes, Repository};
 use crate::seal::Level;
-use crate::session::{
-    Alive, Checkpoint, Leftover, Session, abort_uploads, host_name, leftovers, open_uploads,
-};
-use crate::source::block::BlockSource;
+use crate::session::{Alive, Checkpoint, Leftover, Session, abort_uploads, leftovers, open_uploads};
+use crate::source::Volume;
 use crate::source::tree::TreeOptions;
+use opened::Opened;
 use parent::Parent;
 use readahead::ReadAhead;
 use worker::{Job, Lane, Shared};
 
 /// What to read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Source {
     /// A directory is a tree; a block device or regular file is a block volume.
     Path(PathBuf),
     /// Standard input, to its end, as a block volume.
     Stdin,
+    /// A volume that somebody else has opened. Nobody writes to it meanwhile: [`BackupOptions::live`] has no meaning here.
+    Volume(Volume),
 }
 
 /// Which snapshot unchanged data is taken over from.
@@ -82,7 +84,7 @@ pub enum ParentChoice {
 pub struct BackupOptions {
     /// What to read.
     pub source: Source,
-    /// Name of the volume; by default `host:canonical path`.
+    /// Name of the volume; by default `host:canonical path`, for all that has a path.
     pub volume: Option<VolumeName>,
     /// Marks for finding the snapshot again.
     pub tags: BTreeMap<String, String>,
@@ -151,7 +153,7 @@ pub fn run(
     progress: &Arc<Progress>,
 ) -> Result<BackupReport> {
     let engine = probe(options.engine)?;
-    let (volume, source) = open_source(options)?;
+    let (volume, source) = opened::open(options)?;
     let mut warnings = Vec::new();
     let prepared =
         Run::prepare(runtime, repository, options, progress, volume, &source, engine, &mut warnings);
@@ -167,69 +169,6 @@ pub fn run(
             Err(error)
         }
     }
-}
-
-/// An opened source.
-enum Opened {
-    Tree(PathBuf),
-    Block(BlockSource),
-    Stdin,
-}
-
-impl Opened {
-    fn kind(&self) -> VolumeKind {
-        match self {
-            Self::Tree(_) => VolumeKind::Tree,
-            Self::Block(_) | Self::Stdin => VolumeKind::Block,
-        }
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Tree(path) => path,
-            Self::Block(source) => source.path(),
-            Self::Stdin => Path::new("-"),
-        }
-    }
-}
-
-fn open_source(options: &BackupOptions) -> Result<(VolumeName, Opened)> {
-    let (path, opened) = match &options.source {
-        Source::Stdin if is_null_device(std::io::stdin()) => {
-            // What a process without standard input gets in its place: a backup of it would look like a success.
-            let what = "is closed or the null device: there is nothing to back up".into();
-            return Err(Error::Source { path: "standard input".into(), what, source: None });
-        }
-        Source::Stdin => (PathBuf::from("-"), Opened::Stdin),
-        Source::Path(path) => {
-            let path = path.canonicalize().map_err(|e| Error::source_io(path, "cannot open", e))?;
-            let opened = if path.is_dir() {
-                Opened::Tree(path.clone())
-            } else {
-                Opened::Block(BlockSource::open(&path, options.live)?)
-            };
-            (path, opened)
-        }
-    };
-    if !matches!(opened, Opened::Tree(_)) && !options.excludes.is_empty() {
-        return Err(Error::Usage("a block volume has no paths to exclude".into()));
-    }
-    let volume = match (&options.volume, &opened) {
-        (Some(name), _) => name.clone(),
-        (None, Opened::Stdin) => {
-            return Err(Error::Usage("standard input needs a name: give --volume".into()));
-        }
-        (None, _) => VolumeName::of_path(&host_name(), &path)?,
-    };
-    Ok((volume, opened))
-}
-
-fn is_null_device(file: impl AsFd) -> bool {
-    // Character device 1:3, see Linux's Documentation/admin-guide/devices.txt.
-    rustix::fs::fstat(file).is_ok_and(|stat| {
-        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
-            && stat.st_rdev == rustix::fs::makedev(1, 3)
-    })
 }
 
 /// Everything a run holds.
@@ -344,7 +283,7 @@ impl<'a> Run<'a> {
         let mut reads = ReadAhead::new(self.engine.kind, buffers, rate, progress, failure)?;
         // Jobs at hand for each worker. A job of a tree may hold memory of its own; jobs of a block volume share read
         // buffers, which are counted, and every job that waits spares two threads a sleep.
-        let at_hand = if matches!(source, Opened::Tree(_)) { 2 } else { 16 };
+        let at_hand = if source.kind() == VolumeKind::Tree { 2 } else { 16 };
         let (jobs, work) = bounded::<Job>(at_hand * self.plan.workers);
 
         let checkpoints = self.session.as_ref().map(|s| self.runtime.spawn(self.checkpoints(s, &uploads)));
@@ -359,14 +298,14 @@ impl<'a> Run<'a> {
             drop(work);
             let pages = Lane::new(&shared, Class::Metadata);
             match source {
-                Opened::Tree(root) => {
+                Opened::Tree { root, shown } => {
                     self.progress.expect_total(self.parent.manifest.as_ref().map_or(0, |m| m.size));
                     let (drafts, ordered) = bounded(tree::DRAFTS);
                     let writer = EntryWriter::new(self.repository.master());
                     let pages = self.page_writer(scope, pages, ordered, |drafts, lane| {
                         tree::write_pages(drafts, writer, lane)
                     })?;
-                    let driven = first(self.drive_tree(root, jobs, drafts, &mut reads), &self.failure);
+                    let driven = first(self.drive_tree(root, shown, jobs, drafts, &mut reads), &self.failure);
                     let root = join(pages, &self.failure);
                     driven?;
                     root.map(|root| (root, root.len))
@@ -447,7 +386,8 @@ impl<'a> Run<'a> {
 
     fn drive_tree(
         &self,
-        root: &Path,
+        root: &OwnedFd,
+        shown: &Path,
         jobs: Sender<Job>,
         drafts: Sender<tree::Sent>,
         reads: &mut ReadAhead,
@@ -455,7 +395,7 @@ impl<'a> Run<'a> {
         let master = self.repository.master();
         let cutter = Cutter::new(master, self.cdc());
         let progress = Arc::clone(self.progress);
-        let mut driver = tree::Driver::new(root, cutter, boundary_key(master), jobs, drafts, progress);
+        let mut driver = tree::Driver::new(shown, cutter, boundary_key(master), jobs, drafts, progress);
         let options = TreeOptions {
             one_file_system: self.options.one_file_system,
             excludes: self.options.excludes.clone(),
@@ -470,7 +410,7 @@ impl<'a> Run<'a> {
             seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
             nanos: u32::try_from(ms % 1000).unwrap_or(0) * 1_000_000,
         });
-        crate::source::tree::stream(root, options, parent, started, self.progress, |found| {
+        crate::source::tree::stream(root, shown, options, parent, started, self.progress, |found| {
             self.failure.check()?;
             driver.visit(found, reads)
         })?;
@@ -507,8 +447,9 @@ impl<'a> Run<'a> {
             _ => {
                 // Past the buffer of `std::io::Stdin`: what sits in there is invisible to who waits for more.
                 let stdin = std::io::stdin().as_fd().try_clone_to_owned();
-                let stdin = stdin.map_err(|e| Error::source_io(source.path(), "cannot open", e))?;
-                driver.read_stream(&File::from(stdin), source.path(), reads)
+                let path = Path::new("-");
+                let stdin = stdin.map_err(|e| Error::source_io(path, "cannot open", e))?;
+                driver.read_stream(&File::from(stdin), path, reads)
             }
         }
     }

@@ -143,7 +143,7 @@ pub enum VolumeKind {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SourceInfo {
-    /// Path as the user gave it, made canonical.
+    /// Path as the user gave it, made canonical; `-` for standard input, and words for what has no path.
     pub path: Text,
     /// Name of the machine.
     pub host: String,

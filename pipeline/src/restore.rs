@@ -37,6 +37,7 @@ use crate::patterns::Patterns;
 use crate::progress::{Counter, Progress};
 use crate::repository::Repository;
 use crate::repository::reading::{index_warnings, loader, open_index};
+use crate::source::Volume;
 
 /// Where to restore to.
 pub enum Target {
@@ -44,6 +45,9 @@ pub enum Target {
     Path(PathBuf),
     /// A stream, in order: standard output. Block volumes only.
     Stream(Box<dyn Write + Send>),
+    /// A volume that somebody else has opened, of the snapshot's kind. What is on a block volume is replaced, up to the
+    /// snapshot's size, which it has at least; a tree is treated like a directory that exists.
+    Volume(Volume),
 }
 
 impl std::fmt::Debug for Target {
@@ -51,6 +55,7 @@ impl std::fmt::Debug for Target {
         match self {
             Self::Path(path) => write!(f, "Path({})", path.display()),
             Self::Stream(_) => f.write_str("Stream"),
+            Self::Volume(volume) => volume.fmt(f),
         }
     }
 }
@@ -146,17 +151,30 @@ pub fn run(
         progress,
     )?;
     progress.expect_total(manifest.size);
+    let tree = |to| {
+        let select = tree::Select { subtree: options.subtree, includes: options.includes };
+        tree::restore(&run, manifest, &to, &select, options.overwrite, options.privileged)
+    };
     let sampled = match (manifest.kind, options.target) {
-        (VolumeKind::Block, Target::Path(path)) => block::restore(&run, manifest, &path, options.overwrite)?,
-        (VolumeKind::Block, Target::Stream(out)) => stream::restore(&run, manifest, out)?,
-        (VolumeKind::Tree, Target::Path(path)) => {
-            let select = tree::Select { subtree: options.subtree, includes: options.includes };
-            tree::restore(&run, manifest, &path, &select, options.overwrite, options.privileged)?
+        (VolumeKind::Block, Target::Path(path)) => {
+            block::restore(&run, manifest, block::Destination::Path { path, overwrite: options.overwrite })?
         }
+        (VolumeKind::Block, Target::Volume(Volume::Block { direct, buffered })) => {
+            block::restore(&run, manifest, block::Destination::HandedOver { direct, buffered })?
+        }
+        (VolumeKind::Block, Target::Stream(out)) => stream::restore(&run, manifest, out)?,
+        (VolumeKind::Tree, Target::Path(path)) => tree(tree::Destination::Path(path))?,
+        (VolumeKind::Tree, Target::Volume(Volume::Tree(root))) => tree(tree::Destination::HandedOver(root))?,
         (VolumeKind::Tree, Target::Stream(_)) => {
             return Err(Error::Usage(
                 "a tree cannot be restored to a stream; `cat` gives single files".into(),
             ));
+        }
+        (VolumeKind::Block, Target::Volume(Volume::Tree(_))) => {
+            return Err(other_kind("is a directory, the snapshot is of a block volume"));
+        }
+        (VolumeKind::Tree, Target::Volume(Volume::Block { .. })) => {
+            return Err(other_kind("is a block volume, the snapshot is of a directory"));
         }
     };
     let damages = run.damages.take();
@@ -173,6 +191,10 @@ pub fn run(
         ));
     }
     Ok(RestoreReport { engine, warnings, damages, skipped: progress.get(Counter::Skips), sampled })
+}
+
+fn other_kind(what: &str) -> Error {
+    Error::Target { path: Volume::shown().to_owned(), what: what.into(), source: None }
 }
 
 /// Plaintext buffers of `chunk` bytes. Each worker holds one while opening and the others until they are written, so

@@ -5,3 +5,6 @@
 
 pub mod block;
 pub mod tree;
+mod volume;
+
+pub use volume::Volume;

@@ -13,7 +13,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -98,6 +98,30 @@ impl DirectFile {
         Self { direct, buffered: Arc::new(file), align }
     }
 
+    /// A file that somebody else has opened: as `buffered` without O_DIRECT and, if at all, as `direct` with it; for
+    /// writing (and reading back) or for reading. Nothing is opened again, because only that somebody may be able to.
+    ///
+    /// # Errors
+    /// What is wrong with the descriptors, in words that follow the file's name.
+    pub fn from_pair(
+        direct: Option<Arc<File>>,
+        buffered: Arc<File>,
+        for_writing: bool,
+    ) -> std::result::Result<Self, String> {
+        let of = identity(&buffered)?;
+        check_flags(&buffered, Way::Buffered, for_writing)?;
+        let Some(direct) = direct else { return Ok(Self::buffered(buffered)) };
+        if identity(&direct)? != of {
+            return Err("was handed over as two descriptors of different files".into());
+        }
+        check_flags(&direct, Way::Direct, for_writing)?;
+        Ok(match direct_alignment(&direct) {
+            Some(align) => Self { direct: Some(direct), buffered, align },
+            // It has the flag and no use of it (tmpfs), or wants more of memory than our buffers have.
+            None => Self::buffered(buffered),
+        })
+    }
+
     /// A file with its one descriptor, whatever that is. Nothing is asked of it.
     pub fn buffered(file: Arc<File>) -> Self {
         Self { direct: None, buffered: file, align: ALIGN }
@@ -168,10 +192,52 @@ fn open_for_writing(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
+/// What tells a file or device from others.
+fn identity(file: &File) -> std::result::Result<(bool, u64, u64), String> {
+    let meta = file.metadata().map_err(|e| format!("cannot be looked at: {e}"))?;
+    let kind = meta.file_type();
+    if kind.is_block_device() {
+        Ok((true, meta.rdev(), 0))
+    } else if kind.is_file() {
+        Ok((false, meta.dev(), meta.ino()))
+    } else {
+        Err("is neither a regular file nor a block device".into())
+    }
+}
+
+/// Refuses a descriptor that is not open as it should be for `way`.
+fn check_flags(file: &File, way: Way, for_writing: bool) -> std::result::Result<(), String> {
+    let (name, direct) = match way {
+        Way::Direct => ("direct", true),
+        Way::Buffered => ("buffered", false),
+    };
+    let refuse = |what: &str| Err(format!("was handed over with a {name} descriptor that {what}"));
+    let flags = match fcntl_getfl(file) {
+        Ok(flags) => flags,
+        Err(errno) => return refuse(&format!("does not tell its flags: {errno}")),
+    };
+    let access = flags & OFlags::ACCMODE;
+    if flags.contains(OFlags::PATH) {
+        refuse("only names it (O_PATH)")
+    } else if for_writing && access != OFlags::RDWR {
+        refuse("is not open for reading and writing")
+    } else if access == OFlags::WRONLY {
+        refuse("is not open for reading")
+    } else if flags.contains(OFlags::DIRECT) != direct {
+        refuse(if direct { "lacks O_DIRECT" } else { "has O_DIRECT" })
+    } else if flags.contains(OFlags::APPEND) {
+        refuse("only appends (O_APPEND)")
+    } else if flags.contains(OFlags::NONBLOCK) {
+        refuse("does not wait (O_NONBLOCK)")
+    } else {
+        Ok(())
+    }
+}
+
 /// What O_DIRECT on `file` wants offsets and lengths aligned to; `None` when there is no point in trying.
 fn direct_alignment(file: &File) -> Option<usize> {
     let kind = file.metadata().ok()?.file_type();
-    let seekable = kind.is_file() || std::os::unix::fs::FileTypeExt::is_block_device(&kind);
+    let seekable = kind.is_file() || kind.is_block_device();
     if !seekable {
         return None;
     }
@@ -225,6 +291,52 @@ mod tests {
         assert_eq!(both(65_536).way(65_536, (1 << 20) + 1, 4096), (Way::Direct, 1 << 20));
         let plain = DirectFile::buffered(Arc::clone(&file.buffered));
         assert_eq!(plain.way(0, 8192, 0), (Way::Buffered, 8192));
+    }
+
+    #[test]
+    fn descriptors_of_others_are_what_they_are_said_to_be() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = dir.path().join("volume");
+        std::fs::write(&path, [1; 8192]).unwrap();
+        let open = |flags: OFlags| {
+            let opened = rustix::fs::open(&path, flags | OFlags::CLOEXEC, rustix::fs::Mode::empty());
+            opened.ok().map(|fd| Arc::new(File::from(fd)))
+        };
+        let (read, write) = (open(OFlags::RDONLY).unwrap(), open(OFlags::RDWR).unwrap());
+        let Some(direct) = open(OFlags::RDWR | OFlags::DIRECT) else {
+            eprintln!("SKIPPED: no file system with O_DIRECT for temporary files");
+            return;
+        };
+        let pair = |direct: Option<&Arc<File>>, buffered: &Arc<File>, for_writing| {
+            DirectFile::from_pair(direct.map(Arc::clone), Arc::clone(buffered), for_writing)
+        };
+        let both = pair(Some(&direct), &write, true).unwrap();
+        assert!(Arc::ptr_eq(both.direct.as_ref().unwrap(), &direct) && Arc::ptr_eq(&both.buffered, &write));
+        assert!(pair(Some(&direct), &read, false).unwrap().is_direct());
+        assert!(!pair(None, &read, false).unwrap().is_direct());
+        // Nothing is opened again: the file may be out of reach.
+        std::fs::rename(&path, dir.path().join("elsewhere")).unwrap();
+        assert!(pair(Some(&direct), &write, true).unwrap().is_direct());
+        std::fs::write(&path, [1; 8192]).unwrap();
+        let other = open(OFlags::RDWR).unwrap();
+        let directory = Arc::new(File::open(dir.path()).unwrap());
+        let wrong = |flags| open(flags).unwrap();
+        for (descriptor, for_writing, what) in [
+            (&read, true, "buffered descriptor that is not open for reading and writing"),
+            (&wrong(OFlags::WRONLY), false, "buffered descriptor that is not open for reading"),
+            (&wrong(OFlags::RDONLY | OFlags::DIRECT), false, "buffered descriptor that has O_DIRECT"),
+            (&wrong(OFlags::RDWR | OFlags::APPEND), true, "O_APPEND"),
+            (&wrong(OFlags::RDWR | OFlags::NONBLOCK), true, "O_NONBLOCK"),
+            (&wrong(OFlags::PATH), false, "O_PATH"),
+            (&directory, false, "neither a regular file nor a block device"),
+        ] {
+            let refused = pair(None, descriptor, for_writing).unwrap_err();
+            assert!(refused.contains(what), "{refused}");
+        }
+        assert!(pair(Some(&direct), &other, true).unwrap_err().contains("different files"));
+        assert!(
+            pair(Some(&write), &write, true).unwrap_err().contains("direct descriptor that lacks O_DIRECT")
+        );
     }
 
     #[test]

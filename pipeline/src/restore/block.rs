@@ -2,7 +2,8 @@
 
 mod target;
 
-use std::path::Path;
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,17 +28,30 @@ type Place = (u64, u64);
 /// Most chunks of a [`Stretch`]: 64 MiB of them, as the default is.
 const STRETCH: usize = 256;
 
-/// Restores the volume of `manifest` to `path`; returns the bytes read back.
+/// Where a block volume is restored to.
+pub(super) enum Destination {
+    /// A file or device; what is there is replaced only with `overwrite`.
+    Path { path: PathBuf, overwrite: bool },
+    /// Descriptors of somebody else's, with and without O_DIRECT; what is there is replaced.
+    HandedOver { direct: Option<Arc<File>>, buffered: Arc<File> },
+}
+
+/// Restores the volume of `manifest` to the destination; returns the bytes read back.
 ///
 /// # Errors
 /// [`Error::Target`] when the target is refused (then untouched) or cannot be written; damage; the store's errors.
-pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite: bool) -> Result<u64> {
+pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, to: Destination) -> Result<u64> {
     let root =
         manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
     if root.len != manifest.size {
         return Err(Error::damaged(run.object(manifest), "pages do not cover the volume"));
     }
-    let target = BlockTarget::open(path, manifest.size, overwrite)?;
+    let target = match to {
+        Destination::Path { path, overwrite } => BlockTarget::open(&path, manifest.size, overwrite)?,
+        Destination::HandedOver { direct, buffered } => {
+            BlockTarget::handed_over(direct, buffered, manifest.size)?
+        }
+    };
     let sample = Sample::default();
     let (mut fetcher, deliveries) = fetcher::<Place>(&run.shared, run.window());
     let depth = (run.shared.pool.count() / run.plan.workers).saturating_sub(1).clamp(1, 16);
@@ -100,7 +114,7 @@ pub(super) fn restore(run: &Run<'_>, manifest: &Manifest, path: &Path, overwrite
     planned?;
     target.sync()?;
     sample.check(|()| {
-        let file = target.file().buffered.try_clone();
+        let (path, file) = (target.path(), target.file().buffered.try_clone());
         file.map(|f| (path.to_owned(), f)).map_err(|e| Error::target_io(path, "cannot read back", e))
     })
 }

@@ -8,6 +8,7 @@ mod target;
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -71,22 +72,36 @@ impl Select {
     }
 }
 
-/// Restores the tree of `manifest` to the directory `path`; returns the bytes read back.
+/// Where a tree is restored to.
+pub(super) enum Destination {
+    /// A directory, which is made where there is none.
+    Path(PathBuf),
+    /// A directory of somebody else's.
+    HandedOver(Arc<OwnedFd>),
+}
+
+/// Restores the tree of `manifest` to the destination; returns the bytes read back.
 ///
 /// # Errors
 /// [`Error::Target`] when the target is refused (then untouched) or cannot be written; damage; the store's errors.
 pub(super) fn restore(
     run: &Run<'_>,
     manifest: &Manifest,
-    path: &Path,
+    to: &Destination,
     select: &Select,
     overwrite: bool,
     privileged: bool,
 ) -> Result<u64> {
     let root =
         manifest.root.ok_or_else(|| Error::damaged(run.object(manifest), "manifest without a root"))?;
-    let is_new = !path.exists();
-    let target = TreeTarget::open(path, TargetOptions { overwrite, privileged }, run.progress)?;
+    let options = TargetOptions { overwrite, privileged };
+    let (target, new) = match to {
+        Destination::Path(path) => {
+            let is_new = !path.exists();
+            (TreeTarget::open(path, options, run.progress)?, is_new.then_some(path))
+        }
+        Destination::HandedOver(root) => (TreeTarget::handed_over(root, options, run.progress)?, None),
+    };
     let sample = Sample::default();
     let (fetcher, deliveries) = fetcher::<To>(&run.shared, run.window());
     let open = OpenFiles::default();
@@ -96,7 +111,7 @@ pub(super) fn restore(
             let writer = Writer {
                 target: &target,
                 sample: &sample,
-                root: path,
+                root: target.path(),
                 damages: &run.damages,
                 progress: run.progress,
                 open: &open,
@@ -108,7 +123,7 @@ pub(super) fn restore(
         Planner { run, target: &target, fetcher, open: &open, above: Vec::new(), found: false }
             .plan(walk, select)
     });
-    if is_new && matches!(planned, Err(Error::Usage(_))) {
+    if let (Some(path), Err(Error::Usage(_))) = (new, &planned) {
         // Asked for something that is not there: nothing was written, and nothing is left. Not empty, it stays.
         let _ = std::fs::remove_dir(path);
     }

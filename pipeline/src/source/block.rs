@@ -5,10 +5,12 @@ use std::io::{Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{SeekFrom as Whence, seek};
 use rustix::io::Errno;
 
+use super::Volume;
 use crate::error::{Error, Result};
 use crate::io::DirectFile;
 
@@ -53,7 +55,23 @@ impl BlockSource {
         Ok(Self { path: path.to_owned(), file: DirectFile::from_file(file), size, sparse: kind.is_file() })
     }
 
-    /// Where it was opened.
+    /// A block volume by descriptors of somebody else's ([`Volume::Block`](super::Volume::Block)), who answers for its
+    /// contents staying as they are.
+    ///
+    /// # Errors
+    /// [`Error::Source`]: the descriptors are not what they should be.
+    pub fn handed_over(direct: Option<Arc<File>>, buffered: Arc<File>) -> Result<Self> {
+        let path = Volume::shown().to_owned();
+        let file = match DirectFile::from_pair(direct, buffered, false) {
+            Ok(file) => file,
+            Err(what) => return Err(Error::Source { path, what, source: None }),
+        };
+        let found = file.buffered.metadata().and_then(|meta| Ok((meta.is_file(), end_of(&file.buffered)?)));
+        let (sparse, size) = found.map_err(|e| Error::source_io(&path, "cannot find its size", e))?;
+        Ok(Self { path, file, size, sparse })
+    }
+
+    /// Where it was opened, or what messages call it.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -32,6 +32,7 @@ pub(crate) mod tests;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread::{self, Builder};
@@ -113,8 +114,22 @@ pub enum FoundData {
 /// Looks up the parent snapshot's entry at exactly this path. Called for regular files, in ascending tree order.
 pub type Parent<'a> = Box<dyn FnMut(&[u8]) -> Result<Option<Entry>> + Send + 'a>;
 
-/// Walks the tree at `root` and calls `visit` with each entry on the calling thread, in tree order
-/// ([`crate::entry::compare`]), the root first.
+/// Opens the directory at the top of a tree.
+///
+/// # Errors
+/// [`Error::Source`] when that is not possible.
+pub fn open(root: &Path) -> Result<OwnedFd> {
+    open_at(CWD, root, root)
+}
+
+fn open_at(dir: BorrowedFd<'_>, path: &Path, shown: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, path, flags, Mode::empty())
+        .map_err(|e| Error::source_io(shown, "cannot be opened as a directory", e.into()))
+}
+
+/// Walks the tree below the directory `root`, which messages call `shown`, and calls `visit` with each entry on the
+/// calling thread, in tree order ([`crate::entry::compare`]), the root first. No path is opened, only names.
 ///
 /// `parent_started` is when the run that made the parent snapshot began, by the clock of the machine that ran it.
 /// Files are taken over from the parent only when they were left alone for a while before.
@@ -124,18 +139,18 @@ pub type Parent<'a> = Box<dyn FnMut(&[u8]) -> Result<Option<Entry>> + Send + 'a>
 /// the root cannot be read or descriptors run out. No thread outlives the call.
 #[expect(clippy::needless_pass_by_value, reason = "options belong to one walk")]
 pub fn stream(
-    root: &Path,
+    root: impl AsFd,
+    shown: &Path,
     options: TreeOptions,
     parent: Option<Parent<'_>>,
     parent_started: Option<Time>,
     progress: &Progress,
     visit: impl FnMut(Found) -> Result<()>,
 ) -> Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(CWD, root, flags, Mode::empty())
-        .map_err(|e| Error::source_io(root, "cannot be opened as a directory", e.into()))?;
+    // A descriptor of our own: listing moves a position, which others may share with `root`.
+    let fd = open_at(root.as_fd(), Path::new("."), shown)?;
     let rules = Rules {
-        root,
+        root: shown,
         privileged: options.privileged,
         inline_limit: u64::from(options.inline_limit),
         settled_before: parent_started.map(|t| Time { seconds: t.seconds.saturating_sub(GRAIN), ..t }),
@@ -154,7 +169,7 @@ pub fn stream(
             window.stop();
             Error::Internal(format!("cannot start a thread: {e}"))
         };
-        let walk = Walk::new(root, &options, half, parent, progress, window.clone(), work);
+        let walk = Walk::new(shown, &options, half, parent, progress, window.clone(), work);
         let walker = Builder::new()
             .name("tree-walk".into())
             .spawn_scoped(scope, {

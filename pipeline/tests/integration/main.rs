@@ -15,3 +15,4 @@ mod restore;
 mod store;
 mod stream;
 mod tree;
+mod volume;

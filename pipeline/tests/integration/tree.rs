@@ -11,7 +11,7 @@ use tradewind_pipeline::restore::RestoreOptions;
 use crate::bed::{Bed, engines, noise};
 
 /// Every path below `root` with what makes it what it is: mode, time, size and bytes or target.
-fn picture(root: &Path) -> BTreeMap<String, String> {
+pub(crate) fn picture(root: &Path) -> BTreeMap<String, String> {
     fn add(root: &Path, path: &Path, into: &mut BTreeMap<String, String>) {
         let meta = path.symlink_metadata().unwrap();
         let what = if meta.is_symlink() {
@@ -39,7 +39,7 @@ fn blake3_of(path: &Path) -> String {
 }
 
 /// A tree with small files, files in one bundle, files of several chunks, links and empty things.
-fn plant(root: &Path) {
+pub(crate) fn plant(root: &Path) {
     fs::create_dir_all(root.join("many/deep/er")).unwrap();
     fs::create_dir(root.join("empty")).unwrap();
     for n in 0..500u64 {

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatfs};
 use rustix::io::Errno;
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 use crate::chunk::is_zero;
 use crate::error::{Error, Result};
 use crate::io::DirectFile;
+use crate::source::Volume;
 use crate::source::block::mounted_writable;
 
 /// An open target of known size.
@@ -17,7 +19,8 @@ use crate::source::block::mounted_writable;
 pub(super) struct BlockTarget {
     path: PathBuf,
     file: DirectFile,
-    device: bool,
+    /// A file that was made or emptied for the volume: what nobody writes reads as zeros.
+    fresh: bool,
     /// Room can be reserved without harm.
     reserves: bool,
 }
@@ -69,7 +72,7 @@ impl BlockTarget {
             return Ok(Self {
                 path: path.to_owned(),
                 file: DirectFile::from_file(file),
-                device: false,
+                fresh: true,
                 reserves,
             });
         };
@@ -89,7 +92,24 @@ impl BlockTarget {
         if !overwrite && !is_blank(&file, room).map_err(|e| Error::target_io(path, "cannot read", e))? {
             return Err(refuse("is not blank; give --overwrite to replace what is on it".into()));
         }
-        Ok(Self { path: path.to_owned(), file: DirectFile::from_file(file), device: true, reserves: false })
+        Ok(Self { path: path.to_owned(), file: DirectFile::from_file(file), fresh: false, reserves: false })
+    }
+
+    /// A volume of somebody else's that is handed over for one of `size` bytes, whatever is on it. What lies beyond
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Target`]: the descriptors are not what they should be, or there is no room.
+    pub(super) fn handed_over(direct: Option<Arc<File>>, buffered: Arc<File>, size: u64) -> Result<Self> {
+        let path = Volume::shown();
+        let refuse = |what: String| Error::Target { path: path.to_owned(), what, source: None };
+        let file = DirectFile::from_pair(direct, buffered, true).map_err(refuse)?;
+        let room = rustix::fs::seek(&file.buffered, rustix::fs::SeekFrom::End(0))
+            .map_err(|e| Error::target_io(path, "cannot find its size", e.into()))?;
+        if room < size {
+            return Err(refuse(format!("has {room} bytes, the snapshot has {size}")));
+        }
+        Ok(Self { path: path.to_owned(), file, fresh: false, reserves: false })
     }
 
     /// Its descriptors.
@@ -112,12 +132,12 @@ impl BlockTarget {
     }
 
     /// Makes `len` bytes at `offset` read as zeros. A file has a hole there already, or room that
-    /// was reserved and never written; a device may hold anything.
+    /// was reserved and never written; what was there before may hold anything.
     ///
     /// # Errors
     /// [`Error::Target`] naming the offset.
     pub(super) fn zero(&self, offset: u64, len: u64) -> Result<()> {
-        if !self.device {
+        if self.fresh {
             return Ok(());
         }
         // Punching zeroes *and* frees on a thin device. BLKDISCARD alone promises nothing about what is read after.
@@ -147,7 +167,7 @@ impl BlockTarget {
             .buffered
             .sync_all()
             .map_err(|e| Error::target_io(&self.path, "cannot sync; do not use it", e))?;
-        if !self.device
+        if self.fresh
             && let Some(parent) = self.path.parent()
         {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };

@@ -39,6 +39,7 @@ use self::links::Links;
 use crate::entry::{Entry, EntryKind, FLAG_APPEND, FLAG_COMPRESSED, FLAG_IMMUTABLE, FLAG_NOCOW};
 use crate::error::{Error, Result};
 use crate::progress::{Counter, Progress};
+use crate::source::Volume;
 
 /// How to restore a tree.
 #[derive(Debug, Clone, Copy, Default)]
@@ -111,6 +112,24 @@ impl<'p> TreeTarget<'p> {
             Err(Errno::NOTDIR) => return Err(refuse("is not a directory")),
             Err(errno) => return Err(Error::target_io(path, "cannot be opened", errno.into())),
         };
+        Self::over(root, path, options, progress)
+    }
+
+    /// A directory of somebody else's, by its descriptor; as [`TreeTarget::open`] otherwise.
+    pub(super) fn handed_over(
+        root: &OwnedFd,
+        options: TargetOptions,
+        progress: &'p Progress,
+    ) -> Result<Self> {
+        let path = Volume::shown();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // A descriptor of our own: listing moves a position.
+        let root = rustix::fs::openat(root, ".", flags, Mode::empty())
+            .map_err(|e| Error::target_io(path, "cannot be opened as a directory", e.into()))?;
+        Self::over(root, path, options, progress)
+    }
+
+    fn over(root: OwnedFd, path: &Path, options: TargetOptions, progress: &'p Progress) -> Result<Self> {
         let target = Self {
             path: path.to_owned(),
             options,
@@ -121,7 +140,8 @@ impl<'p> TreeTarget<'p> {
         if options.overwrite {
             target.links.remove_leftovers(target.dirs.root());
         } else if !target.is_empty()? {
-            return Err(refuse("is not empty: give --overwrite to replace what is in the way"));
+            let what = "is not empty: give --overwrite to replace what is in the way".into();
+            return Err(Error::Target { path: path.to_owned(), what, source: None });
         }
         Ok(target)
     }
@@ -342,6 +362,11 @@ impl<'p> TreeTarget<'p> {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
             Err(errno) => self.skip(&entry.path, "metadata cannot be set", errno),
         }
+    }
+
+    /// Where it is, or what messages call it.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Waits until everything is on the disk. A failure is final: what was written may be lost.

@@ -51,6 +51,18 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// As [`super::stream`], by path.
+fn stream(
+    root: &Path,
+    options: TreeOptions,
+    parent: Option<Parent<'_>>,
+    started: Option<Time>,
+    progress: &Progress,
+    visit: impl FnMut(Found) -> Result<()>,
+) -> Result<()> {
+    super::stream(open(root)?, root, options, parent, started, progress, visit)
+}
+
 fn walk(root: &Path, options: TreeOptions) -> Walked {
     walk_with(root, options, None, None, &Progress::default())
 }

@@ -8,13 +8,13 @@ use rustix::fs::{CWD, XattrFlags, lsetxattr, makedev, mknodat};
 
 use super::*;
 use crate::entry::FLAG_NODUMP;
-use crate::source::tree::{FoundData, TreeOptions, stream};
+use crate::source::tree::{FoundData, TreeOptions, open, stream};
 
 /// Restores what a walk of `source` finds.
 fn copy(source: &Path, target: &TreeTarget<'_>, privileged: bool, progress: &Progress) {
     let options = TreeOptions { privileged, inline_limit: 50_000, ..TreeOptions::default() };
     let mut directories = Vec::new();
-    stream(source, options, None, None, progress, |found| {
+    stream(open(source).unwrap(), source, options, None, None, progress, |found| {
         let entry = found.entry;
         if let EntryKind::Directory { .. } = entry.kind {
             target.directory(&entry)?;
@@ -263,7 +263,7 @@ fn paths_beyond_the_systems_limit_arrive() {
         assert_eq!(reports(&reported), [""; 0]);
         let mut files = 0;
         let options = TreeOptions::default();
-        stream(dir.path(), options, None, None, &progress, |found| {
+        stream(open(dir.path()).unwrap(), dir.path(), options, None, None, &progress, |found| {
             files += usize::from(matches!(found.data, FoundData::Small(_)));
             if !found.entry.path.is_empty() {
                 assert_eq!(found.entry.mtime.seconds, 1_000_000_000);
