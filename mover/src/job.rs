@@ -48,7 +48,7 @@ pub(crate) struct Repository {
 
 // Opening
 
-/// The limits as the library takes them. The upload rate is one cell, which the store looks at too.
+/// The limits as the library takes them. The upload rate is one with that of the store.
 fn limits(context: &Context) -> limits::Limits {
     let asked = context.limits;
     limits::Limits {
@@ -71,7 +71,7 @@ async fn store(context: &Context, limits: &limits::Limits) -> Result<Arc<dyn Sto
     };
     let plain = url::open(&settings.repository, &options).await?;
     let progress = Arc::clone(&context.progress);
-    let paced = PacedStore::new(plain, limits.upload_rate.cell(), Arc::clone(&progress));
+    let paced = PacedStore::new(plain, limits.upload_rate.clone(), Arc::clone(&progress));
     Ok(Arc::new(Retry::new(Arc::new(paced), Policy::default(), progress)))
 }
 

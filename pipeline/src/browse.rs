@@ -16,7 +16,7 @@ use crate::entry::{Content, Entry, EntryKind, PageRef};
 use crate::error::{Error, Result};
 use crate::index::IndexConfig;
 use crate::io::EngineKind;
-use crate::limits::Limits;
+use crate::limits::{Limits, Rate};
 use crate::manifest::{Manifest, VolumeKind};
 use crate::page::load::PageLoader;
 use crate::page::walk::EntryWalk;
@@ -136,7 +136,7 @@ fn page_loader(
 ) -> Result<Arc<PageLoader>> {
     let config = IndexConfig { cache_dir: cache_dir.map(Path::to_owned), ..IndexConfig::default() };
     let (index, _) = runtime.block_on(open_index(repository, None, &[], &config))?;
-    Ok(loader(runtime, repository, &Arc::new(index), progress, None))
+    Ok(loader(runtime, repository, &Arc::new(index), progress, Rate::unlimited()))
 }
 
 fn tree_root(manifest: &Manifest) -> Result<PageRef> {

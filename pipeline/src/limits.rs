@@ -1,12 +1,10 @@
 //! What a run may spend, and how that is shared out: every large allocation of the pipeline has its line in [`plan`].
 
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+mod rate;
+
+pub use rate::{Rate, Turn};
 
 use crate::error::{Error, Result};
-use crate::progress::Progress;
 
 /// Default of [`Limits::memory`], bytes: enough for full speed on a small node, well under 256 MiB of RSS.
 pub const DEFAULT_MEMORY: u64 = 192 << 20;
@@ -20,7 +18,7 @@ pub const BLOCK_READ: usize = 1 << 20;
 /// Bytes of one read of a large file: several FastCDC chunks, so that few straddle two reads.
 pub const FILE_READ: usize = 4 << 20;
 
-/// What a run may spend. Rates can be changed while it runs.
+/// What a run may spend. Rates can be changed while it runs, and runs with clones of the same limits share them.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Sum of all buffers, queues, filters and contexts, bytes. RSS stays within it plus 32 MiB in a program that called
@@ -41,76 +39,6 @@ impl Default for Limits {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             read_rate: Rate::unlimited(),
             upload_rate: Rate::unlimited(),
-        }
-    }
-}
-
-/// A rate in bytes per second that all holders see change at once. 0 is unlimited.
-#[derive(Debug, Clone, Default)]
-pub struct Rate(Arc<AtomicU64>);
-
-impl Rate {
-    /// No limit.
-    pub fn unlimited() -> Self {
-        Self::default()
-    }
-
-    /// A limit of `bytes_per_second`; 0 is unlimited.
-    pub fn new(bytes_per_second: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(bytes_per_second)))
-    }
-
-    /// Changes the limit for everyone who holds this rate.
-    pub fn set(&self, bytes_per_second: u64) {
-        self.0.store(bytes_per_second, Relaxed);
-    }
-
-    /// The limit in bytes per second; 0 is unlimited.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-
-    /// The cell behind the rate, for the stores' pacing.
-    pub fn cell(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.0)
-    }
-}
-
-/// Holds threads to a [`Rate`]. Each caller is told when its bytes are due; nobody spins.
-#[derive(Debug)]
-pub struct Pace {
-    rate: Rate,
-    due: Mutex<Instant>,
-}
-
-impl Pace {
-    /// A pacer that starts now, with nothing saved up.
-    pub fn new(rate: Rate) -> Self {
-        Self { rate, due: Mutex::new(Instant::now()) }
-    }
-
-    /// Waits until `bytes` more may move.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`] when the run is cancelled meanwhile.
-    pub fn wait(&self, bytes: u64, progress: &Progress) -> Result<()> {
-        let rate = self.rate.get();
-        if rate == 0 {
-            return Ok(());
-        }
-        let until = {
-            let mut due = self.due.lock().map_err(|_| Error::Internal("pacer poisoned".into()))?;
-            let start = (*due).max(Instant::now());
-            *due = start + Duration::from_secs_f64(bytes as f64 / rate as f64);
-            start
-        };
-        loop {
-            progress.check()?;
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            std::thread::sleep(left.min(Duration::from_millis(100)));
         }
     }
 }
@@ -214,19 +142,5 @@ mod tests {
         }
         assert!(plan(1 << 20, 1, BLOCK_READ).is_err());
         assert!(plan(u64::MAX, 1024, FILE_READ).is_ok());
-    }
-
-    #[test]
-    fn pace_gives_out_the_rate() {
-        let pace = Pace::new(Rate::new(1 << 30));
-        let progress = Progress::default();
-        let before = Instant::now();
-        for _ in 0..4 {
-            pace.wait(16 << 20, &progress).unwrap();
-        }
-        // Three of four waits have to pass before the fourth is due: 48 MiB at 1 GiB/s.
-        assert!(before.elapsed() >= Duration::from_millis(46));
-        progress.cancel();
-        assert!(pace.wait(1, &progress).is_err());
     }
 }

@@ -29,7 +29,7 @@ pub(crate) use damages::Damages;
 use crate::error::{Error, FirstError, Result};
 use crate::index::IndexConfig;
 use crate::io::{EngineChoice, EngineKind, Pool, Probe, probe};
-use crate::limits::{Limits, Pace, Plan, plan};
+use crate::limits::{Limits, Plan, plan};
 use crate::manifest::{Manifest, SnapshotKey, VolumeKind};
 use crate::pack::reader::Opener;
 use crate::page::load::PageLoader;
@@ -230,8 +230,7 @@ impl<'a> Run<'a> {
         };
         let (index, report) = runtime.block_on(open_index(repository, None, &[], &config))?;
         let index = Arc::new(index);
-        let fetch_pace = Arc::new(Pace::new(limits.upload_rate.clone()));
-        let loader = loader(runtime, repository, &index, progress, Some(Arc::clone(&fetch_pace)));
+        let loader = loader(runtime, repository, &index, progress, limits.upload_rate.clone());
         let buffers = buffers(&plan, chunk);
         // Room for one frame of the largest size at least, or its fetch would wait for ever.
         let shared = fetch::Shared {
@@ -242,8 +241,8 @@ impl<'a> Run<'a> {
             failure: Arc::<FirstError>::default(),
             progress: Arc::clone(progress),
             pool: Pool::new(chunk.max(4096), buffers)?,
-            fetch_pace,
-            write_pace: Arc::new(Pace::new(limits.read_rate.clone())),
+            fetch_pace: limits.upload_rate.clone(),
+            write_pace: limits.read_rate.clone(),
             fetched: Arc::new(Semaphore::new(
                 plan.fetch_bytes.max(fetch::LARGEST_FETCH) / usize::try_from(fetch::GRAIN).unwrap_or(1),
             )),

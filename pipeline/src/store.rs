@@ -20,18 +20,19 @@ pub mod url;
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::Rate;
+
 /// Contents of an object or part: a rope of slices that are sent in order without being copied.
 #[derive(Clone, Default)]
 pub struct Body {
     slices: Vec<Bytes>,
-    pacer: Option<Arc<rate::Pacer>>,
+    rate: Option<Rate>,
 }
 
 impl Body {
@@ -50,23 +51,23 @@ impl Body {
         &self.slices
     }
 
-    /// The same body, to be sent no faster than `pacer` allows.
+    /// The same body, to be sent no faster than `rate` allows.
     #[must_use]
-    pub fn paced(mut self, pacer: Arc<rate::Pacer>) -> Self {
-        self.pacer = Some(pacer);
+    pub fn paced(mut self, rate: Rate) -> Self {
+        self.rate = Some(rate);
         self
     }
 
     /// Who has to be asked before bytes of this body are sent. Stores that send a little at a time ask for each
-    /// piece ([`rate::Pacer::reserve`]); the others call [`Body::admit`].
-    pub fn pacer(&self) -> Option<&Arc<rate::Pacer>> {
-        self.pacer.as_ref()
+    /// piece ([`Rate::turn`]); the others call [`Body::admit`].
+    pub fn rate(&self) -> Option<&Rate> {
+        self.rate.as_ref()
     }
 
     /// Waits until the whole body may be sent.
     pub async fn admit(&self) {
-        if let Some(pacer) = &self.pacer {
-            pacer.admit(self.len()).await;
+        if let Some(rate) = &self.rate {
+            rate.admit(self.len()).await;
         }
     }
 }
@@ -85,13 +86,13 @@ impl From<Vec<u8>> for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self { slices: vec![bytes], pacer: None }
+        Self { slices: vec![bytes], rate: None }
     }
 }
 
 impl FromIterator<Bytes> for Body {
     fn from_iter<I: IntoIterator<Item = Bytes>>(slices: I) -> Self {
-        Self { slices: slices.into_iter().collect(), pacer: None }
+        Self { slices: slices.into_iter().collect(), rate: None }
     }
 }
 

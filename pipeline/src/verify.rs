@@ -17,7 +17,7 @@ use crate::entry::{ChunkRef, Content, Entry, Extent, PageRef};
 use crate::error::{Error, Result};
 use crate::hash::ObjectType;
 use crate::index::{Index, IndexConfig};
-use crate::limits::{FILE_READ, Limits, Pace, plan};
+use crate::limits::{FILE_READ, Limits, plan};
 use crate::manifest::catalog::{self, Filter, What};
 use crate::manifest::{SnapshotKey, VolumeKind};
 use crate::pack::{Location, PackName, SessionId};
@@ -139,7 +139,7 @@ pub fn run(
 
     let mut packs = Packs { sizes: runtime.block_on(packs::list(repository))?, ..Packs::default() };
     report.packs = packs.sizes.len() as u64;
-    let pace = Arc::new(Pace::new(options.limits.upload_rate.clone()));
+    let pace = options.limits.upload_rate.clone();
     let reader = packs::Reader { runtime, repository, progress, pace: &pace };
     reader.read(options.mode, plan.workers, &mut packs, &mut report)?;
     if options.mode == Mode::ReadData {
@@ -147,7 +147,7 @@ pub fn run(
     }
 
     let index = Arc::new(index);
-    let loader = loader(runtime, repository, &index, progress, Some(pace));
+    let loader = loader(runtime, repository, &index, progress, pace.clone());
     let mut walk = Walk { packs: &packs, index: &index, loader, progress, report: &mut report };
     for snapshot in &snapshots {
         walk.snapshot(snapshot)?;

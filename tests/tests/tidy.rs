@@ -197,7 +197,7 @@ fn stations_name_only_whom_they_may() {
         ("entry", &["hash", "pack"]),
         ("hash", &["seal"]),         // the ids' key
         ("seal", &["hash", "pack"]), // what a frame is bound to
-        ("store", &[]),
+        ("store", &["limits"]),
         ("pack", &["hash", "io", "page", "seal", "store"]), // page: which part of one its id covers
         ("index", &["hash", "pack", "seal", "store"]),
         ("page", &["entry", "hash", "index", "limits", "pack", "seal", "store"]), // limits: the pace of fetches

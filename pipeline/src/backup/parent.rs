@@ -9,6 +9,7 @@ use crate::entry::{ChunkRef, Content, Extent};
 use crate::error::{Error, Result};
 use crate::hash::ObjectType;
 use crate::index::Index;
+use crate::limits::Rate;
 use crate::manifest::catalog::{self, Filter};
 use crate::manifest::{Manifest, VolumeKind, VolumeName};
 use crate::pack::PackName;
@@ -107,7 +108,8 @@ impl Parent {
         progress: &Arc<Progress>,
     ) -> Option<Extents> {
         let manifest = self.manifest.as_ref().filter(|m| m.block_chunk == Some(chunk))?;
-        let walk = ExtentWalk::new(loader(runtime, repository, index, progress, None), manifest.root?);
+        let walk =
+            ExtentWalk::new(loader(runtime, repository, index, progress, Rate::unlimited()), manifest.root?);
         Some(Extents { walk: Some(walk), lost: Arc::clone(&self.lost), index: Arc::clone(index) })
     }
 
@@ -120,7 +122,7 @@ impl Parent {
         progress: &Arc<Progress>,
     ) -> Option<tree::Parent<'a>> {
         let root = self.manifest.as_ref()?.root?;
-        let loader = loader(runtime, repository, index, progress, None);
+        let loader = loader(runtime, repository, index, progress, Rate::unlimited());
         let mut cursor = Some(EntryCursor::new(Arc::clone(&loader), root));
         let (lost, index) = (Arc::clone(&self.lost), Arc::clone(index));
         Some(Box::new(move |path| {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, FirstError, Result};
 use crate::io::{Buf, DirectFile, Engine, EngineKind, Pool};
-use crate::limits::{Pace, Rate};
+use crate::limits::Rate;
 use crate::progress::{Counter, Progress, Station};
 
 /// Most reads in flight; the engine's adaptive depth stays below it where more would only add latency.
@@ -19,7 +19,7 @@ const DEPTH: usize = 32;
 pub(super) struct ReadAhead {
     engine: Engine,
     pool: Pool,
-    pace: Pace,
+    rate: Rate,
     progress: Arc<Progress>,
     failure: Arc<FirstError>,
     /// Reads in flight or waiting for their turn, in order of offsets.
@@ -47,15 +47,7 @@ impl ReadAhead {
         failure: Arc<FirstError>,
     ) -> Result<Self> {
         let engine = Engine::new(kind, DEPTH.min(pool.count()), Some(&pool))?;
-        Ok(Self {
-            engine,
-            pool,
-            pace: Pace::new(rate),
-            progress,
-            failure,
-            queue: VecDeque::new(),
-            next_tag: 0,
-        })
+        Ok(Self { engine, pool, rate, progress, failure, queue: VecDeque::new(), next_tag: 0 })
     }
 
     /// Reads `ranges` of `file` (ascending, none empty) and calls `visit` with each piece's offset, the
@@ -99,7 +91,7 @@ impl ReadAhead {
                 }
                 let Some(buf) = self.buffer()? else { break };
                 let len = buf.capacity().min(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
-                self.pace.wait(len as u64, &self.progress)?;
+                self.rate.wait(len as u64, &self.progress)?;
                 self.engine.read_direct(file, range.start, len, buf, self.next_tag);
                 self.next_tag += 1;
                 self.queue.push_back(Read { offset: range.start, asked: len, result: None });

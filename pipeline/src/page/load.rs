@@ -8,7 +8,7 @@ use crate::entry::ChunkRef;
 use crate::error::{Error, Result};
 use crate::hash::{Id, ObjectType};
 use crate::index::Index;
-use crate::limits::Pace;
+use crate::limits::Rate;
 use crate::pack::reader::{Opener, read_frame};
 use crate::pack::{Location, PackName};
 use crate::progress::Progress;
@@ -23,7 +23,7 @@ pub struct PageLoader {
     index: Arc<Index>,
     runtime: tokio::runtime::Handle,
     progress: Arc<Progress>,
-    pace: Option<Arc<Pace>>,
+    pace: Rate,
     opener: Mutex<Opener>,
     cache: Mutex<Cache>,
 }
@@ -42,14 +42,14 @@ struct Cache {
 }
 
 impl PageLoader {
-    /// A loader for a repository's store, index and keys, which fetches at `pace`, if there is one.
+    /// A loader for a repository's store, index and keys, which fetches at the rate `pace`.
     pub fn new(
         store: Arc<dyn Store>,
         index: Arc<Index>,
         opener: Opener,
         runtime: tokio::runtime::Handle,
         progress: Arc<Progress>,
-        pace: Option<Arc<Pace>>,
+        pace: Rate,
     ) -> Self {
         Self { store, index, runtime, progress, pace, opener: Mutex::new(opener), cache: Mutex::default() }
     }
@@ -102,9 +102,7 @@ impl PageLoader {
     }
 
     fn fetch_at(&self, kind: ObjectType, id: &Id, at: &Location) -> Result<Vec<u8>> {
-        if let Some(pace) = &self.pace {
-            pace.wait(at.stored.into(), &self.progress)?;
-        }
+        self.pace.wait(at.stored.into(), &self.progress)?;
         let stored = self.runtime.block_on(read_frame(&*self.store, kind, at))?;
         let mut out = vec![0; at.length as usize];
         let mut opener = self.opener.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,7 @@ use super::Repository;
 use crate::error::{Error, Result};
 use crate::gc;
 use crate::index::{Index, IndexConfig, SyncReport};
-use crate::limits::Pace;
+use crate::limits::Rate;
 use crate::manifest::{self, Commit, SnapshotKey};
 use crate::pack::SessionId;
 use crate::pack::reader::Opener;
@@ -60,13 +60,13 @@ pub(crate) fn index_warnings(report: &SyncReport) -> Vec<String> {
     damaged.chain(missing).chain(report.cache_unused.clone()).collect()
 }
 
-/// A page loader for `repository`, which fetches at `pace`, if there is one.
+/// A page loader for `repository`, which fetches at the rate `pace`.
 pub(crate) fn loader(
     runtime: &Handle,
     repository: &Repository,
     index: &Arc<Index>,
     progress: &Arc<Progress>,
-    pace: Option<Arc<Pace>>,
+    pace: Rate,
 ) -> Arc<PageLoader> {
     let opener = Opener::new(repository.master().clone(), repository.hasher().clone(), repository.epoch());
     Arc::new(PageLoader::new(

@@ -17,7 +17,7 @@ use crate::error::{Error, FirstError, Result};
 use crate::hash::ObjectType;
 use crate::index::Index;
 use crate::io::Pool;
-use crate::limits::Pace;
+use crate::limits::Rate;
 use crate::pack::Location;
 use crate::pack::reader::Opener;
 use crate::page::load::{PageLoader, is_lost};
@@ -60,9 +60,9 @@ pub(crate) struct Shared {
     /// Plaintext buffers.
     pub(crate) pool: Pool,
     /// How fast bytes may be fetched.
-    pub(crate) fetch_pace: Arc<Pace>,
+    pub(crate) fetch_pace: Rate,
     /// How fast bytes may be written to the target.
-    pub(crate) write_pace: Arc<Pace>,
+    pub(crate) write_pace: Rate,
     /// Bytes fetched and not yet opened, and who wants them; one permit for each [`GRAIN`].
     pub(crate) fetched: Arc<Semaphore>,
     /// Reads in flight, one permit each: see [`READS`].

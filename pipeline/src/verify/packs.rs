@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::{Mode, Packs, VerifyReport, whole};
 use crate::error::{Error, FirstError, Result};
-use crate::limits::Pace;
+use crate::limits::Rate;
 use crate::pack::reader::Opener;
 use crate::pack::writer::Placed;
 use crate::pack::{PACKS_PREFIX, PackName};
@@ -54,7 +54,7 @@ pub(super) struct Reader<'a> {
     pub(super) repository: &'a Repository,
     pub(super) progress: &'a Progress,
     /// How fast bytes may be fetched.
-    pub(super) pace: &'a Pace,
+    pub(super) pace: &'a Rate,
 }
 
 impl Reader<'_> {

@@ -1,4 +1,4 @@
-//! Sending a rope without copying it, no faster than its pacer allows.
+//! Sending a rope without copying it, no faster than its rate allows.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 
 use super::deadline::Activity;
+use crate::limits::{Rate, Turn};
 use crate::store::Body;
-use crate::store::rate::Pacer;
 
 /// Largest piece handed over at once, in bytes, so that progress shows.
 const PIECE: usize = 256 << 10;
@@ -25,8 +25,8 @@ pub(super) fn stream(body: &Body, activity: &Arc<Activity>) -> ByteStream {
             slices: body.slices().to_vec().into_iter(),
             front: Bytes::new(),
             left: body.len(),
-            pacer: body.pacer().cloned(),
-            granted: 0,
+            rate: body.rate().cloned(),
+            turn: None,
             wait: None,
             activity: activity.clone(),
         })
@@ -39,9 +39,9 @@ struct Rope {
     front: Bytes,
     /// Bytes not sent yet, `front` included.
     left: u64,
-    pacer: Option<Arc<Pacer>>,
-    /// Bytes that the pacer lets through once `wait` is over.
-    granted: usize,
+    rate: Option<Rate>,
+    /// For the next piece.
+    turn: Option<Turn>,
     wait: Option<Pin<Box<Sleep>>>,
     activity: Arc<Activity>,
 }
@@ -61,24 +61,28 @@ impl http_body::Body for Rope {
                 None => return Poll::Ready(None),
             }
         }
-        if this.granted == 0 {
-            let all = this.front.len().min(PIECE);
-            this.granted = all;
-            if let Some(pacer) = &this.pacer {
-                let (bytes, when) = pacer.reserve(all as u64);
-                this.granted = usize::try_from(bytes).unwrap_or(all).min(all);
-                let now = Instant::now();
-                if when > now {
-                    this.activity.paused(when - now);
-                    this.wait = Some(Box::pin(sleep_until(when)));
+        let mut len = this.front.len().min(PIECE);
+        if let Some(rate) = &this.rate {
+            let turn = this.turn.get_or_insert_with(|| rate.turn(len as u64));
+            loop {
+                if let Some(wait) = &mut this.wait {
+                    ready!(wait.as_mut().poll(cx));
+                    this.wait = None;
+                }
+                match turn.take() {
+                    Ok(piece) => {
+                        len = usize::try_from(piece).unwrap_or(len).min(len);
+                        break;
+                    }
+                    Err(pause) => {
+                        this.activity.paused(pause);
+                        this.wait = Some(Box::pin(sleep(pause)));
+                    }
                 }
             }
+            this.turn = None;
         }
-        if let Some(wait) = &mut this.wait {
-            ready!(wait.as_mut().poll(cx));
-            this.wait = None;
-        }
-        let piece = this.front.split_to(std::mem::take(&mut this.granted));
+        let piece = this.front.split_to(len);
         this.left -= piece.len() as u64;
         this.activity.moved();
         Poll::Ready(Some(Ok(Frame::data(piece))))
@@ -95,8 +99,7 @@ impl http_body::Body for Rope {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -118,9 +121,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waits_for_the_pacer_and_says_so() {
+    async fn waits_for_its_turn_and_says_so() {
         let activity = Arc::new(Activity::default());
-        let body = rope().paced(Arc::new(Pacer::new(Arc::new(AtomicU64::new(20)))));
+        let body = rope().paced(Rate::new(20));
         let start = Instant::now();
         let all = stream(&body, &activity).collect().await.unwrap().into_bytes();
         assert_eq!(all.as_ref(), b"abcdefghi");

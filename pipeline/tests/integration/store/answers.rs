@@ -344,8 +344,8 @@ async fn missing_credentials_are_named() {
 /// A server that takes a body as fast as it comes shows how fast it came.
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_are_paced_on_the_wire() {
-    use std::sync::atomic::AtomicU64;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tradewind_pipeline::limits;
     use tradewind_pipeline::store::rate::Rate;
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -366,7 +366,7 @@ async fn uploads_are_paced_on_the_wire() {
     let fake = Fake::start(false, |_| ok()).await;
     let config = S3Config { endpoint: Some(format!("http://127.0.0.1:{port}")), ..fake.config() };
     let store = Arc::new(S3Store::connect(&config).await.unwrap());
-    let store = Rate::new(store, Arc::new(AtomicU64::new(1 << 20)), Arc::default());
+    let store = Rate::new(store, limits::Rate::new(1 << 20), Arc::default());
     let start = std::time::Instant::now();
     store.create("a", vec![7; 1 << 20].into()).await.unwrap();
     assert!(start.elapsed() > Duration::from_millis(850), "{:?}", start.elapsed());

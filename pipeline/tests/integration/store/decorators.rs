@@ -1,9 +1,9 @@
 //! Each decorator, alone and stacked as in a run: a store like any other.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+use tradewind_pipeline::limits;
 use tradewind_pipeline::progress::{Counter, Progress};
 use tradewind_pipeline::store::Store;
 use tradewind_pipeline::store::StoreErrorKind as Kind;
@@ -31,7 +31,7 @@ async fn retrying() {
 async fn limited() {
     let (_dir, store) = memory();
     let progress = Arc::new(Progress::default());
-    let rate = Arc::new(AtomicU64::new(64 << 20));
+    let rate = limits::Rate::new(64 << 20);
     let store = Rate::new(store, rate.clone(), progress.clone());
     let start = Instant::now();
     conforms(&store).await;
@@ -41,7 +41,7 @@ async fn limited() {
     let least = sent as f64 / f64::from(64 << 20) * 0.9;
     assert!(start.elapsed().as_secs_f64() > least, "{sent} bytes in {:?}", start.elapsed());
     assert!(progress.get(Counter::Fetched) > 20 << 20);
-    rate.store(0, Relaxed);
+    rate.set(0);
     conforms(&store).await;
 }
 
@@ -96,7 +96,8 @@ async fn stacked_over_trouble() {
             .times(9),
     );
     let progress = Arc::new(Progress::default());
-    let rate = Rate::new(Arc::new(Recorder::new(Arc::new(faulty))), Arc::default(), progress.clone());
+    let recorder = Arc::new(Recorder::new(Arc::new(faulty)));
+    let rate = Rate::new(recorder, limits::Rate::unlimited(), progress.clone());
     let policy = Policy { shortest: std::time::Duration::from_millis(1), ..Policy::default() };
     conforms(&Retry::new(Arc::new(rate), policy, progress.clone())).await;
     let retries = progress.get(Counter::Retries);

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use tradewind_pipeline::limits;
 use tradewind_pipeline::progress::Progress;
 use tradewind_pipeline::store::probe::probe;
 use tradewind_pipeline::store::rate::Rate;
@@ -103,7 +104,7 @@ async fn everything(server: &Server, exempt: &[&str]) {
 
     // As a run has it.
     let progress = Arc::new(Progress::default());
-    let rate = Rate::new(Arc::new(server.store("run").await), Arc::default(), progress.clone());
+    let rate = Rate::new(Arc::new(server.store("run").await), limits::Rate::unlimited(), progress.clone());
     // Few attempts: an internal error that comes every time would be tried for minutes.
     let policy = Policy { attempts: 4, ..Policy::default() };
     conforms_except(&Retry::new(Arc::new(rate), policy, progress), exempt).await;
