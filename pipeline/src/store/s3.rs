@@ -7,9 +7,11 @@
 mod body;
 mod connect;
 mod deadline;
+mod encryption;
 mod error;
 mod intercept;
 mod read;
+mod unverified;
 mod write;
 
 use std::ops::Range;
@@ -27,9 +29,12 @@ use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
 
 use self::deadline::{Activity, within};
+use self::encryption::Extras;
 use self::intercept::DateHeader;
 use crate::error::Result;
 use crate::store::{Body, Listing, ObjectInfo, OpenUpload, Part, Store, StoreError, StoreErrorKind, key};
+
+pub use self::encryption::{CustomerKey, Encryption};
 
 /// How to reach a bucket. Credentials come from where every Amazon tool takes them: environment, profile files, web
 /// identity, container and instance metadata.
@@ -47,9 +52,18 @@ pub struct S3Config {
     pub path_style: bool,
     /// Certificates (PEM) to trust at the endpoint instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// Take credentials from this file alone (the format of `~/.aws/credentials`; the profile is that of
-    /// `AWS_PROFILE`, or `default`).
+    /// Believe the endpoint's certificate unseen. No proxy is used then.
+    pub insecure_skip_tls_verify: bool,
+    /// Take credentials from this file alone (the format of `~/.aws/credentials`).
     pub credentials_file: Option<PathBuf>,
+    /// With `credentials_file`: read Amazon's shared configuration (`~/.aws/config`) for what the file says nothing about.
+    pub shared_config: bool,
+    /// The profile to take from these files; the default is that of `AWS_PROFILE`, or `default`.
+    pub profile: Option<String>,
+    /// How the store encrypts what it is given.
+    pub encryption: Encryption,
+    /// What new objects are tagged with, as in a query: `a=b&c=d`.
+    pub tagging: Option<String>,
 }
 
 /// A [`Store`] in a bucket. Cheap to clone.
@@ -59,19 +73,21 @@ pub struct S3Store {
     bucket: String,
     prefix: String,
     tls: bool,
+    extras: Extras,
     /// False once the server has refused our checksum; payloads are signed then.
     checksums: Arc<AtomicBool>,
 }
 
 impl S3Store {
     /// Makes a client; sends no request to the endpoint yet. Fails with [`Error::Usage`](crate::Error::Usage) when
-    /// the CA file or the file of credentials is not one.
+    /// the CA file or the file of credentials is not one, or encryption or tagging make no sense.
     pub async fn connect(config: &S3Config) -> Result<Self> {
         let (client, tls) = Box::pin(connect::client(config)).await?;
+        let extras = Extras::new(&config.encryption, config.tagging.as_deref(), tls)?;
         let prefix = config.prefix.trim_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         let checksums = Arc::new(AtomicBool::new(true));
-        Ok(Self { client, bucket: config.bucket.clone(), prefix, tls, checksums })
+        Ok(Self { client, bucket: config.bucket.clone(), prefix, tls, extras, checksums })
     }
 
     fn full(&self, key: &str) -> String {
@@ -147,7 +163,14 @@ impl Store for S3Store {
 
     async fn stat(&self, key: &str) -> Result<ObjectInfo, StoreError> {
         key::check_key("stat", key)?;
-        let request = self.client.head_object().bucket(&self.bucket).key(self.full(key)).send();
+        let request = self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .key(self.full(key))
+            .customize()
+            .interceptor(self.extras.holding.clone())
+            .send();
         let head = self.quick("stat", key, Box::pin(request)).await?;
         let bad = |what: &str| self.error(StoreErrorKind::Unsupported, "stat", key, what);
         let modified = head.last_modified().and_then(|t| SystemTime::try_from(*t).ok());

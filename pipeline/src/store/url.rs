@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::local::LocalStore;
-use crate::store::s3::{S3Config, S3Store};
+use crate::store::s3::{Encryption, S3Config, S3Store};
 
 /// Longest prefix inside a bucket, in bytes: with the longest key it stays below S3's limit of 1,024.
 const LONGEST_PREFIX: usize = 255;
@@ -22,8 +22,18 @@ pub struct Options {
     pub path_style: bool,
     /// Certificates (PEM) to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// The certificate of an S3 endpoint is believed unseen.
+    pub insecure_skip_tls_verify: bool,
     /// S3 credentials come from this file alone, instead of environment, profiles and instance.
     pub credentials_file: Option<PathBuf>,
+    /// With `credentials_file`: Amazon's shared configuration is read too.
+    pub shared_config: bool,
+    /// Which of the credentials in these files.
+    pub profile: Option<String>,
+    /// How an S3 store encrypts what it is given.
+    pub encryption: Encryption,
+    /// What objects in S3 are tagged with, as in a query: `a=b&c=d`.
+    pub tagging: Option<String>,
 }
 
 /// A place for a repository, parsed.
@@ -86,7 +96,12 @@ pub async fn open(url: &str, options: &Options) -> Result<Arc<dyn Store>> {
                 region: options.region.clone(),
                 path_style: options.path_style,
                 ca_file: options.ca_file.clone(),
+                insecure_skip_tls_verify: options.insecure_skip_tls_verify,
                 credentials_file: options.credentials_file.clone(),
+                shared_config: options.shared_config,
+                profile: options.profile.clone(),
+                encryption: options.encryption.clone(),
+                tagging: options.tagging.clone(),
             };
             Ok(Arc::new(S3Store::connect(&config).await?))
         }

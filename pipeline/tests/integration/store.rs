@@ -5,6 +5,7 @@ mod answers;
 mod decorators;
 mod directory;
 mod fake;
+mod location;
 mod servers;
 
 use tradewind_pipeline::store::conformance::suite_except;

@@ -20,15 +20,15 @@ use aws_smithy_http_client::{Builder, Connector};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::S3Config;
 use super::deadline::CONNECT;
+use super::{S3Config, unverified};
 use crate::error::{Error, Result};
 
 /// Where requests go when neither the user nor the environment names a region; most other stores accept it.
 const DEFAULT_REGION: &str = "us-east-1";
 
 /// Idle connections are kept this long: a little less than common servers do (60 s and more).
-const KEEP_IDLE: Duration = Duration::from_secs(50);
+pub(super) const KEEP_IDLE: Duration = Duration::from_secs(50);
 
 /// A client for `config` and whether its requests travel over TLS.
 pub(super) async fn client(config: &S3Config) -> Result<(Client, bool)> {
@@ -41,20 +41,31 @@ pub(super) async fn client(config: &S3Config) -> Result<(Client, bool)> {
     if let Some(region) = &config.region {
         loader = loader.region(Region::new(region.clone()));
     }
+    if let Some(profile) = &config.profile {
+        loader = loader.profile_name(profile);
+    }
     if let Some(file) = &config.credentials_file {
         // The provider would report a file that is missing as credentials that are.
         std::fs::File::open(file)
             .map_err(|e| Error::Usage(format!("file of credentials {}: {e}", file.display())))?;
-        let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, file).build();
-        loader = loader
-            .credentials_provider(ProfileFileCredentialsProvider::builder().profile_files(files).build());
+        let files = EnvConfigFiles::builder()
+            .include_default_config_file(config.shared_config)
+            .with_file(EnvConfigFileKind::Credentials, file)
+            .build();
+        let mut credentials = ProfileFileCredentialsProvider::builder().profile_files(files);
+        if let Some(profile) = &config.profile {
+            credentials = credentials.profile_name(profile);
+        }
+        loader = loader.credentials_provider(credentials.build());
     }
     let shared = loader.load().await;
     let endpoint = config.endpoint.as_deref().or(shared.endpoint_url()).map(str::to_owned);
     let tls = !endpoint.as_ref().is_some_and(|e| e.starts_with("http://"));
 
+    let objects =
+        if config.insecure_skip_tls_verify { unverified::http_client()? } else { http_client(only)? };
     let mut builder = aws_sdk_s3::config::Builder::from(&shared)
-        .http_client(http_client(only)?)
+        .http_client(objects)
         // Our own decorator retries, with knowledge of what may be repeated.
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())

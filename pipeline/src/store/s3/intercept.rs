@@ -1,5 +1,6 @@
 //! What we change in, and learn from, single requests.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest;
@@ -45,6 +46,44 @@ impl Intercept for Payload {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         config.interceptor_state().store_put(self.0.clone());
+        Ok(())
+    }
+}
+
+/// Headers that a request carries beyond the SDK's own.
+#[derive(Clone, Default)]
+pub(super) struct Headers(Arc<[(&'static str, String)]>);
+
+impl Headers {
+    /// These, which are valid.
+    pub(super) fn new(headers: Vec<(&'static str, String)>) -> Self {
+        Self(headers.into())
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be keys.
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for Headers {
+    fn name(&self) -> &'static str {
+        "Headers"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let headers = context.request_mut().headers_mut();
+        for (name, value) in &*self.0 {
+            headers.try_insert(*name, value.clone())?;
+        }
         Ok(())
     }
 }

@@ -80,8 +80,15 @@ impl S3Store {
         key: &str,
         range: Option<String>,
     ) -> Result<GetObjectOutput, StoreError> {
-        let request =
-            self.client.get_object().bucket(&self.bucket).key(self.full(key)).set_range(range).send();
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(self.full(key))
+            .set_range(range)
+            .customize()
+            .interceptor(self.extras.holding.clone())
+            .send();
         Box::pin(request).await.map_err(self.translate(operation, key))
     }
 

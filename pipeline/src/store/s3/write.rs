@@ -32,6 +32,8 @@ impl S3Store {
                     .content_type("application/octet-stream")
                     .set_checksum_algorithm(ours.then_some(ChecksumAlgorithm::Crc64Nvme))
                     .set_checksum_type(ours.then_some(ChecksumType::FullObject))
+                    .customize()
+                    .interceptor(self.extras.making.clone())
                     .send();
                 self.quick("begin_upload", key, Box::pin(request))
             })
@@ -78,6 +80,7 @@ impl S3Store {
                     .body(body::stream(body, &activity))
                     .customize()
                     .interceptor(self.payload(body))
+                    .interceptor(self.extras.holding.clone())
                     .send();
                 let request = async { Box::pin(request).await.map_err(self.translate("upload_part", key)) };
                 within("upload_part", &self.place(key), body.len(), &activity, request).await
@@ -114,6 +117,9 @@ impl S3Store {
             .multipart_upload(
                 CompletedMultipartUpload::builder().set_parts(Some(completed.collect())).build(),
             )
+            .customize()
+            // Where parts carry checksums, a customer's key is wanted here too.
+            .interceptor(self.extras.holding.clone())
             .send();
         let done = self.quick("finish_upload", key, Box::pin(request)).await?;
         if done.e_tag().is_none() {
@@ -138,6 +144,7 @@ impl S3Store {
             .body(body::stream(body, &activity))
             .customize()
             .interceptor(self.payload(body))
+            .interceptor(self.extras.making.clone())
             .send();
         let request = async { Box::pin(request).await.map_err(self.translate("create", key)) };
         let done = within("create", &self.place(key), body.len(), &activity, request).await?;

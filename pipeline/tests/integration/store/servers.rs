@@ -148,6 +148,15 @@ async fn versitygw_over_tls() {
     assert_eq!(store.open_uploads("index/").await.unwrap(), []);
     store.abort_upload(&open.key, &open.upload).await.unwrap();
     assert_eq!(store.open_uploads("packs/").await.unwrap(), []);
+    // As a cluster's storage location may ask for it.
+    let asked = S3Config {
+        insecure_skip_tls_verify: true,
+        tagging: Some("owner=tradewind&kind=a%20b".into()),
+        profile: Some("default".into()),
+        ..trusting
+    };
+    conforms_except(&S3Store::connect(&S3Config { prefix: "asked".into(), ..asked }).await.unwrap(), &[])
+        .await;
     everything(&server, &[]).await;
 }
 
