@@ -13,6 +13,7 @@ pub mod key;
 pub mod local;
 pub mod probe;
 pub mod rate;
+pub mod read_only;
 pub mod record;
 pub mod retry;
 pub mod s3;

@@ -6,6 +6,7 @@ mod decorators;
 mod directory;
 mod fake;
 mod location;
+mod read_only;
 mod servers;
 
 use tradewind_pipeline::store::conformance::suite_except;
