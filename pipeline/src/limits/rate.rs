@@ -6,8 +6,14 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::progress::Progress;
 
-/// Pieces are a tenth of a second's worth: smooth for networks and disks, and nobody waits long behind another's.
+/// Pieces are a tenth of a second's worth at most: smooth for networks and disks, and nobody waits long behind another's.
 const PIECES_PER_SECOND: u64 = 10;
+
+/// Most bytes of a piece, so that those who want much at a time get no more than those who want less.
+const PIECE: u64 = 1 << 20;
+
+/// Nobody wakes on time. This much lateness is made up for.
+const LATE: Duration = Duration::from_millis(10);
 
 /// Whoever waits looks this often whether the limit has changed or the run was cancelled.
 const LOOK: Duration = Duration::from_millis(100);
@@ -34,7 +40,7 @@ impl Line {
         let nanos = (u128::from(bytes) * 1_000_000_000).checked_div(self.limit.into()).unwrap_or(0);
         let takes = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         // Time that nobody used is gone: no burst after a pause.
-        let start = self.next.map_or(now, |next| next.max(now));
+        let start = self.next.map_or(now, |next| next.max(now.checked_sub(LATE).unwrap_or(now)));
         self.next = start.checked_add(takes).or(self.next);
         start
     }
@@ -111,7 +117,7 @@ impl Rate {
         let mut line = self.line();
         let piece = match line.limit {
             0 => bytes,
-            limit => bytes.min((limit / PIECES_PER_SECOND).max(1)),
+            limit => bytes.min((limit / PIECES_PER_SECOND).clamp(1, PIECE)),
         };
         let (at, change) = (line.place(piece), line.changes);
         drop(line);
@@ -135,7 +141,7 @@ pub struct Turn {
 
 impl Turn {
     /// How many of the bytes may go now, in which case the turn is over: all of them where there is no limit, otherwise
-    /// a tenth of a second's worth at most and one at least.
+    /// a tenth of a second's worth and 1 MiB at most, and one at least.
     ///
     /// # Errors
     /// It is not time yet: ask again after this long.
@@ -185,8 +191,10 @@ mod tests {
         // Those with little at a time wait more often, behind a piece of the others each time.
         let smallest = 10 << 14;
         assert!(got.iter().all(|got| *got >= smallest), "{got:?}");
-        let got = race(&rate, Duration::from_secs(1), &[100 << 10, 1 << 20]);
-        assert!(got.iter().all(|got| *got >= 200 << 10), "{got:?}");
+        // Those with more than a piece at a time get the same.
+        rate.set(64 << 20);
+        let got = race(&rate, Duration::from_secs(2), &[1 << 20, 8 << 20, 2 << 20]);
+        assert!(got.iter().min().unwrap() * 3 >= *got.iter().max().unwrap(), "{got:?}");
     }
 
     #[test]
