@@ -6,7 +6,9 @@
 //! - [`labels`]: keys of labels and annotations, and how values are shortened;
 //! - [`patch`](mod@patch): changing objects;
 //! - [`node_agent`]: the configuration of node agents;
-//! - [`bucket`]: what a storage location says about its bucket.
+//! - [`bucket`]: what a storage location says about its bucket;
+//! - [`snapshot`](mod@snapshot): snapshots of volumes;
+//! - [`quantity`](mod@quantity): amounts.
 //!
 //! No bucket is opened and no byte moved: nothing here knows the pipeline. Facts are of Velero 1.18.3 unless a version is named.
 
@@ -16,4 +18,6 @@ pub mod labels;
 pub mod node_agent;
 mod object;
 pub mod patch;
+pub mod quantity;
+pub mod snapshot;
 pub mod velero;
