@@ -1,5 +1,6 @@
 //! The command line as it was typed. Parsing has no side effects: what values mean is decided in [`crate::settings`].
 
+mod agent;
 mod backup;
 mod browse;
 mod key;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+pub(crate) use agent::{AgentArgs, HoldArgs, Mode as AgentMode};
 pub(crate) use backup::BackupArgs;
 pub(crate) use browse::{CatArgs, DiffArgs, LsArgs, SnapshotsArgs};
 pub(crate) use key::{KeyCommand, NewKeyArgs};
@@ -113,6 +115,11 @@ pub(crate) enum Command {
     Key(KeyCommand),
     /// Show what the repository holds
     Stats,
+    /// Move the snapshots of a Kubernetes cluster, on one of its nodes
+    Agent(Box<AgentArgs>),
+    /// Hold a volume for the agent of this node
+    #[command(hide = true)]
+    Hold(HoldArgs),
     /// Print a shell's completion script
     Completions(CompletionsArgs),
     /// Print the version and what it can read and write

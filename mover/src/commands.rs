@@ -1,5 +1,6 @@
 //! One file per command: check what was asked, have it done, say what was done.
 
+mod agent;
 mod backup;
 mod cat;
 mod completions;
@@ -29,7 +30,9 @@ use crate::output::{Output, log};
 /// Runs a command and gives the exit status.
 pub(crate) fn run(cli: &Cli) -> ExitCode {
     let output = Arc::new(Output::new(cli));
-    log::start(cli.global.verbose, output.screen());
+    // A program that runs for months says what it does.
+    let remarks = u8::from(matches!(cli.command, Command::Agent(_)));
+    log::start(cli.global.verbose + remarks, output.screen());
     let result = match &cli.command {
         Command::Init(args) => init::run(&cli.global, args, &output),
         Command::Backup(args) => backup::run(&cli.global, args, &output),
@@ -40,6 +43,8 @@ pub(crate) fn run(cli: &Cli) -> ExitCode {
         Command::Diff(args) => diff::run(&cli.global, args, &output),
         Command::Verify(args) => verify::run(&cli.global, args, &output),
         Command::Key(command) => key::run(&cli.global, command, &output),
+        Command::Agent(args) => agent::run(&cli.global, args),
+        Command::Hold(args) => agent::hold(args),
         Command::Stats => stats::run(&cli.global, &output),
         Command::Completions(args) => completions::run(args, &output),
         Command::Version => version::run(&output),

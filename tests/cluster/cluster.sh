@@ -80,6 +80,9 @@ every_test() { # FILTER
         timeout --foreground --kill-after=60 "$LIMIT" cargo test --locked --workspace --no-fail-fast "${TESTS[@]}" -- \
         --include-ignored --test-threads=2 "$@" || status=1
     "$cluster" in "$cluster" left || status=1
+    if [ $# = 0 ]; then
+        PATH=$PATH:$("$cluster" in printenv PATH) deploy/check.sh || status=1
+    fi
     return $status
 }
 

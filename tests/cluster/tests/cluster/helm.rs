@@ -9,7 +9,7 @@ use kube::Api;
 use tradewind_cluster::cluster::inside;
 use tradewind_cluster::folder::Level;
 
-fn helm(arguments: &[&str]) -> Result<String> {
+pub(crate) fn helm(arguments: &[&str]) -> Result<String> {
     let done =
         Command::new("timeout").args(["120", "helm"]).args(arguments).output().context("running helm")?;
     let errors = String::from_utf8_lossy(&done.stderr);

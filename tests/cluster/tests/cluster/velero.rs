@@ -1,6 +1,7 @@
 //! A real Velero with its node agent, installed as its users do, moves the snapshots of a namespace and restores them
 //! into another: what Tradewind will take over is seen to work here without it.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 use tradewind_cluster::cluster::{Cluster, inside, say};
 use tradewind_cluster::components::S3_KEYS;
@@ -26,7 +28,7 @@ fn program(name: &str) -> Result<PathBuf> {
 }
 
 /// Runs Velero's command line, as its users do.
-fn velero(arguments: &[&str]) -> Result<String> {
+pub(crate) fn velero(arguments: &[&str]) -> Result<String> {
     // Its own limits are hours.
     let done =
         Command::new("timeout").args(["600", "velero"]).args(arguments).output().context("running velero")?;
@@ -55,7 +57,7 @@ fn images(cluster: &Cluster) -> Result<()> {
     cluster.import(image)
 }
 
-async fn install(cluster: &Cluster) -> Result<()> {
+pub(crate) async fn install(cluster: &Cluster) -> Result<()> {
     images(cluster)?;
     std::fs::create_dir_all(cluster.folder.join("s3/velero"))?;
     let keys = cluster.folder.join("velero.keys");
@@ -94,10 +96,18 @@ async fn install(cluster: &Cluster) -> Result<()> {
     cluster.until("Velero, its node agent and its location", runs).await
 }
 
+/// There is one Velero at a time: whoever installs it holds this.
+pub(crate) fn one(cluster: &Cluster) -> Result<File> {
+    let lock = File::create(cluster.folder.join("run/velero.lock"))?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    Ok(lock)
+}
+
 #[test]
 #[ignore = "needs a cluster: make cluster-test"]
 fn velero_moves_snapshots_and_restores_them_elsewhere() {
     inside(Level::Node, async |cluster| {
+        let _one = one(cluster)?;
         cluster.remember("velero");
         let begin = Instant::now();
         install(cluster).await?;
@@ -194,7 +204,7 @@ async fn all_moved(cluster: &Cluster, kind: &str) -> Result<()> {
     Ok(())
 }
 
-async fn completed(cluster: &Cluster, kind: &str, name: &str) -> Result<()> {
+pub(crate) async fn completed(cluster: &Cluster, kind: &str, name: &str) -> Result<()> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("velero.io", "v1", kind));
     let all: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), "velero", &resource);
     let status = all.get(name).await?.data["status"].clone();

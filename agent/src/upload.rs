@@ -1,0 +1,358 @@
+//! A DataUpload: a snapshot is taken over, a volume made from it, and its data moved to the bucket.
+//!
+//! What is made has the job's name (`tradewind-UID`), in the namespace of the installation: the content and the snapshot
+//! that take the source's place, the claim, the token, the pod. The order is such that the storage's snapshot is never
+//! without an object that names it, whenever the agent is killed: Velero 1.18.3, `pkg/exposer/csi_snapshot.go`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, TypedLocalObjectReference, VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+use tradewind_k8s::labels;
+use tradewind_k8s::quantity;
+use tradewind_k8s::snapshot::{
+    ContentSource, MANAGED_BY, SnapshotReference, SnapshotSource, VolumeSnapshot, VolumeSnapshotContent,
+    VolumeSnapshotContentSpec, VolumeSnapshotSpec,
+};
+use tradewind_k8s::velero::{DataUpload, NodeOs};
+use tradewind_pipeline::backup::{BackupOptions, ParentChoice, Source};
+use tradewind_pipeline::io::EngineChoice;
+use tradewind_pipeline::manifest::VolumeName;
+use tradewind_pipeline::patterns::Patterns;
+use tradewind_pipeline::progress::{Counter, Progress};
+use tradewind_pipeline::seal::Level;
+
+use crate::agent::Agent;
+use crate::handover::Held;
+use crate::jobs::{Ended, Moved};
+use crate::objects::{self, TAKEN_FROM, Uid, made_for};
+use crate::pods::{self, Holding, Mode};
+use crate::reconcile::{Going, Move, Status};
+use crate::repository::Error;
+use crate::volumes;
+
+/// How much a crash may cost.
+const CHECKPOINT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Waits for something.
+fn on(what: impl Into<String>) -> Result<Going, kube::Error> {
+    Ok(Going::On(what.into()))
+}
+
+impl Move for DataUpload {
+    fn data_mover(&self) -> &str {
+        &self.spec.data_mover
+    }
+
+    fn cancel(&self) -> bool {
+        self.spec.cancel
+    }
+
+    fn status(&self) -> Status {
+        let status = self.status.clone().unwrap_or_default();
+        Status {
+            phase: status.phase,
+            message: status.message,
+            start: status.start_timestamp,
+            completion: status.completion_timestamp,
+            progress: status.progress,
+            accepted_by: status.accepted_by_node,
+            accepted: status.accepted_timestamp,
+        }
+    }
+
+    fn write(&mut self, status: Status, moved: Option<&Moved>) {
+        let to = self.status.get_or_insert_default();
+        to.phase = status.phase;
+        to.message = status.message;
+        to.start_timestamp = status.start;
+        to.completion_timestamp = status.completion;
+        to.progress = status.progress;
+        to.accepted_by_node = status.accepted_by;
+        to.accepted_timestamp = status.accepted;
+        if let Some(moved) = moved {
+            to.snapshot_id.clone_from(&moved.snapshot);
+            to.incremental_bytes = i64::try_from(moved.new).unwrap_or(i64::MAX);
+            to.node_os = NodeOs::Linux;
+        }
+    }
+
+    async fn ready(&self, _: &Agent) -> Result<bool, kube::Error> {
+        Ok(true)
+    }
+
+    async fn expose(&self, agent: &Agent, uid: &Uid) -> Result<Going, kube::Error> {
+        let Some(csi) = &self.spec.csi_snapshot else {
+            let kind = &self.spec.snapshot_type;
+            return Ok(Going::Nowhere(format!("snapshots of type '{kind}' are not known: only CSI is")));
+        };
+        let name = uid.name();
+        let claims: Api<PersistentVolumeClaim> = agent.ours();
+        if claims.get_metadata_opt(&name).await?.is_none() {
+            let content = match take_over(agent, self, uid, &csi.volume_snapshot).await? {
+                Ok(content) => content,
+                Err(going) => return Ok(going),
+            };
+            let snapshots: Api<VolumeSnapshot> = agent.ours();
+            let snapshot = snapshots.get(&name).await?;
+            let status = snapshot.status.clone().unwrap_or_default();
+            if !status.ready_to_use {
+                return on(format!("the snapshot {name} to be ready{}", because(status.error.as_ref())));
+            }
+            let source: Api<PersistentVolumeClaim> = agent.of(&self.spec.source_namespace);
+            let source = source.get_opt(&self.spec.source_pvc).await?;
+            let claim = claim(agent, self, uid, source.as_ref(), &content, &status.restore_size);
+            objects::create(&claims, &claim).await?;
+        }
+        let claim = claims.get(&name).await?;
+        let spec = claim.spec.unwrap_or_default();
+        let class = &csi.storage_class;
+        let holding = Holding {
+            mode: Mode::of(spec.volume_mode.as_deref().unwrap_or_default()),
+            write: false,
+            class,
+            node: None,
+        };
+        pods::exposed(agent, self, uid, &holding).await
+    }
+
+    fn work(
+        &self,
+        agent: Arc<Agent>,
+        held: Arc<Held>,
+        progress: Arc<Progress>,
+    ) -> impl Future<Output = Ended> + Send + 'static {
+        let upload = self.clone();
+        async move { volumes::ended(Box::pin(back_up(&agent, &upload, &held, &progress)).await) }
+    }
+
+    async fn conclude(&self, _: &Agent, _: &Uid) -> Result<Going, kube::Error> {
+        Ok(Going::Done)
+    }
+
+    async fn clean_up(&self, agent: &Agent, uid: &Uid) -> Result<bool, kube::Error> {
+        let name = uid.name();
+        if !pods::removed(agent, uid, true).await? {
+            return Ok(false);
+        }
+        // The source's first: while both are there, the storage's snapshot has two objects that name it.
+        if let Some(csi) = &self.spec.csi_snapshot {
+            let snapshots: Api<VolumeSnapshot> = agent.of(&self.spec.source_namespace);
+            if let Some(snapshot) = snapshots.get_opt(&csi.volume_snapshot).await? {
+                remove_with_storage(agent, &snapshot).await?;
+                return Ok(false);
+            }
+        }
+        let snapshots: Api<VolumeSnapshot> = agent.ours();
+        let contents: Api<VolumeSnapshotContent> = agent.all();
+        let snapshot = objects::delete(&snapshots, &name).await?;
+        let content = objects::delete(&contents, &name).await?;
+        Ok(snapshot && content)
+    }
+}
+
+fn because(error: Option<&tradewind_k8s::snapshot::SnapshotError>) -> String {
+    error.map(|error| format!(": {}", error.message)).unwrap_or_default()
+}
+
+/// Takes the snapshot over: a content and a snapshot of ours name the storage's snapshot, and the source's objects go
+/// without it. Gives the content, or what is waited for.
+async fn take_over(
+    agent: &Agent,
+    upload: &DataUpload,
+    uid: &Uid,
+    snapshot: &str,
+) -> Result<Result<VolumeSnapshotContent, Going>, kube::Error> {
+    let contents: Api<VolumeSnapshotContent> = agent.all();
+    let sources: Api<VolumeSnapshot> = agent.of(&upload.spec.source_namespace);
+    let name = uid.name();
+    let shown = format!("VolumeSnapshot {}/{snapshot}", upload.spec.source_namespace);
+    let content = match contents.get_opt(&name).await? {
+        Some(content) => content,
+        None => {
+            let Some(source) = sources.get_opt(snapshot).await? else {
+                return Ok(Err(Going::Nowhere(format!("{shown} is not there"))));
+            };
+            let status = source.status.clone().unwrap_or_default();
+            if !status.ready_to_use {
+                return Ok(Err(Going::On(format!("{shown} to be ready{}", because(status.error.as_ref())))));
+            }
+            let from = contents.get(&status.bound_volume_snapshot_content_name).await?;
+            let Some(content) = content_of(uid, &agent.options.namespace, &from) else {
+                return Ok(Err(Going::On(format!("{shown} to have a handle"))));
+            };
+            objects::create(&contents, &content).await?;
+            contents.get(&name).await?
+        }
+    };
+    let snapshots: Api<VolumeSnapshot> = agent.ours();
+    if snapshots.get_metadata_opt(&name).await?.is_none() {
+        let mut taken = VolumeSnapshot::new(
+            &name,
+            VolumeSnapshotSpec {
+                source: SnapshotSource {
+                    volume_snapshot_content_name: name.clone(),
+                    ..SnapshotSource::default()
+                },
+                volume_snapshot_class_name: content.spec.volume_snapshot_class_name.clone(),
+                ..VolumeSnapshotSpec::default()
+            },
+        );
+        // No owner: it must outlive the claim that is made from it.
+        taken.metadata.labels = Some([(objects::JOB.to_owned(), uid.to_string())].into());
+        objects::create(&snapshots, &taken).await?;
+    }
+    // From here on the storage's snapshot is ours. The source's objects go, and leave it alone.
+    let from = content.annotations().get(TAKEN_FROM).cloned().unwrap_or_default();
+    if let Some(source) = contents.get_opt(&from).await? {
+        if source.spec.deletion_policy != "Retain" {
+            objects::merge(&contents, &from, &json!({"spec": {"deletionPolicy": "Retain"}})).await?;
+        }
+        let gone = objects::delete(&sources, snapshot).await?;
+        if !gone || !objects::delete(&contents, &from).await? {
+            return Ok(Err(Going::On(format!("{shown} to be taken over"))));
+        }
+    }
+    Ok(Ok(content))
+}
+
+/// The content that takes another's place. Nothing while that one has no handle.
+fn content_of(uid: &Uid, namespace: &str, from: &VolumeSnapshotContent) -> Option<VolumeSnapshotContent> {
+    let handle =
+        from.status.as_ref().map(|status| status.snapshot_handle.clone()).filter(|h| !h.is_empty())?;
+    let mut content = VolumeSnapshotContent::new(
+        &uid.name(),
+        VolumeSnapshotContentSpec {
+            volume_snapshot_ref: SnapshotReference {
+                namespace: namespace.to_owned(),
+                name: uid.name(),
+                ..SnapshotReference::default()
+            },
+            deletion_policy: "Delete".to_owned(),
+            driver: from.spec.driver.clone(),
+            source: ContentSource { snapshot_handle: handle, ..ContentSource::default() },
+            volume_snapshot_class_name: from.spec.volume_snapshot_class_name.clone(),
+            ..VolumeSnapshotContentSpec::default()
+        },
+    );
+    // Among them those that name the Secrets for the storage.
+    let mut annotations = from.annotations().clone();
+    annotations.insert(TAKEN_FROM.to_owned(), from.name_any());
+    let mut labels: BTreeMap<_, _> = from
+        .labels()
+        .iter()
+        .filter(|(key, _)| *key == MANAGED_BY)
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    labels.insert(objects::JOB.to_owned(), uid.to_string());
+    content.metadata.annotations = Some(annotations);
+    content.metadata.labels = Some(labels);
+    Some(content)
+}
+
+/// The claim to a volume that is made from the snapshot.
+fn claim(
+    agent: &Agent,
+    upload: &DataUpload,
+    uid: &Uid,
+    source: Option<&PersistentVolumeClaim>,
+    content: &VolumeSnapshotContent,
+    restore_size: &str,
+) -> PersistentVolumeClaim {
+    let csi = upload.spec.csi_snapshot.clone().unwrap_or_default();
+    let wanted = agent.config.backup_pvc.get(&csi.storage_class).cloned().unwrap_or_default();
+    let spec = source.and_then(|claim| claim.spec.as_ref());
+    let requested = spec
+        .and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"))
+        .and_then(|amount| quantity::bytes(&amount.0));
+    let size = quantity::bytes(restore_size).max(requested).unwrap_or_default();
+    let mode = spec.and_then(|spec| spec.volume_mode.clone());
+    let mode = mode.or(Some(content.spec.source_volume_mode.clone()).filter(|mode| !mode.is_empty()));
+    let class = if wanted.storage_class.is_empty() { csi.storage_class } else { wanted.storage_class };
+    let access = if wanted.read_only { "ReadOnlyMany" } else { "ReadWriteOnce" };
+    let mut metadata = made_for(upload, uid);
+    metadata.annotations = Some(wanted.annotations).filter(|all| !all.is_empty());
+    PersistentVolumeClaim {
+        metadata,
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec![access.to_owned()]),
+            storage_class_name: Some(class),
+            volume_mode: mode,
+            data_source: Some(TypedLocalObjectReference {
+                api_group: Some("snapshot.storage.k8s.io".to_owned()),
+                kind: "VolumeSnapshot".to_owned(),
+                name: uid.name(),
+            }),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), Quantity(size.to_string()))].into()),
+                limits: None,
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// Deletes a snapshot that nobody took over, and the storage's with it, whatever its class says: whoever asked for it will
+/// not come again.
+async fn remove_with_storage(agent: &Agent, snapshot: &VolumeSnapshot) -> Result<(), kube::Error> {
+    let contents: Api<VolumeSnapshotContent> = agent.all();
+    let bound = snapshot.status.clone().unwrap_or_default().bound_volume_snapshot_content_name;
+    if let Some(content) = contents.get_opt(&bound).await?
+        && content.spec.deletion_policy != "Delete"
+    {
+        objects::merge(&contents, &bound, &json!({"spec": {"deletionPolicy": "Delete"}})).await?;
+    }
+    let namespace = snapshot.namespace().unwrap_or_default();
+    let snapshots: Api<VolumeSnapshot> = agent.of(&namespace);
+    objects::delete(&snapshots, &snapshot.name_any()).await.map(drop)
+}
+
+/// Moves the data of an upload.
+async fn back_up(
+    agent: &Agent,
+    upload: &DataUpload,
+    held: &Held,
+    progress: &Arc<Progress>,
+) -> Result<Moved, Error> {
+    let spec = &upload.spec;
+    let (location, namespace) = (&spec.backup_storage_location, &spec.source_namespace);
+    let limits = agent.budget.for_one();
+    let repository = agent.keys.open(location, namespace, true, &limits, progress).await?;
+    let volume = volumes::opened(held).map_err(|e| Error::File("the volume".into(), e))?;
+    // What the snapshot is found by once more, should everything else be lost.
+    let tags = [
+        ("backup", upload.labels().get(labels::BACKUP_NAME)),
+        ("backup-uid", upload.labels().get(labels::BACKUP_UID)),
+        ("pvc-uid", upload.labels().get(labels::PVC_UID)),
+        ("data-upload", upload.metadata.name.as_ref()),
+        ("data-upload-uid", upload.metadata.uid.as_ref()),
+    ];
+    let tags = tags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.clone()))).collect();
+    let options = BackupOptions {
+        source: Source::Volume(volume),
+        volume: Some(VolumeName::new(format!("{namespace}/{}", spec.source_pvc).as_bytes())?),
+        tags,
+        parent: if spec.parent_snapshot == "none" { ParentChoice::None } else { ParentChoice::Auto },
+        excludes: Patterns::default(),
+        live: false,
+        dry_run: false,
+        one_file_system: true,
+        privileged: false,
+        engine: EngineChoice::Auto,
+        limits,
+        level: Level::Auto,
+        chunk_size: None,
+        cache_dir: Some(agent.options.cache_dir.clone()),
+        checkpoint_interval: CHECKPOINT,
+    };
+    let report = volumes::back_up(repository, options, Arc::clone(progress)).await?;
+    let snapshot = report.manifest.as_ref().map(|manifest| manifest.id.to_string()).unwrap_or_default();
+    let notes = volumes::notes(progress, report.skipped, report.warnings);
+    Ok(Moved { snapshot, total: progress.get(Counter::Done), new: report.statistics.stored, notes })
+}
