@@ -137,7 +137,12 @@ impl Uploads {
         let this = Arc::clone(self);
         self.spawn(async move {
             let size = pack.len() as u64;
-            match this.store.create(&name.key(), Body::from(pack)).await {
+            let key = name.key();
+            let created = tokio::select! {
+                created = this.store.create(&key, Body::from(pack)) => created,
+                () = this.cancelled() => return,
+            };
+            match created {
                 Ok(()) => this.done(name, size, placed),
                 Err(error) => this.failure.set(error.into()),
             }
@@ -203,7 +208,14 @@ impl Uploads {
         Ok(result.map(|_| ())?)
     }
 
-    /// True when the pack is complete, false when its writer went away.
+    /// Returns once the run is cancelled: whoever wants to stop does not wait for what a slow store still has to take.
+    async fn cancelled(&self) {
+        while self.progress.check().is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// True when the pack is complete, false when its writer went away or the run is cancelled.
     async fn receive(
         &self,
         key: &str,
@@ -216,6 +228,7 @@ impl Uploads {
         let (mut number, mut offset) = (0, 0);
         let mut finish = None;
         let mut open = true;
+        let mut cancelled = std::pin::pin!(self.cancelled());
         while open || !sending.is_empty() {
             tokio::select! {
                 message = messages.recv(), if open => {
@@ -236,6 +249,7 @@ impl Uploads {
                     offset += len;
                 }
                 Some(sent) = sending.next() => parts.push(sent?),
+                () = &mut cancelled => return Ok(false),
             }
         }
         let Some((size, placed)) = finish else { return Ok(false) };

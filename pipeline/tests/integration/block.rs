@@ -3,10 +3,16 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tradewind_pipeline::manifest::VolumeName;
+use tradewind_pipeline::progress::{Counter, Progress};
 use tradewind_pipeline::repository::{InitOptions, Parameters};
+use tradewind_pipeline::store::Store;
+use tradewind_pipeline::store::fault::{Effect, Fault, Faulty};
 use tradewind_pipeline::store::local::LocalStore;
+use tradewind_pipeline::store::record::Operation;
+use tradewind_pipeline::{Kind, backup};
 
 use crate::bed::{Bed, assert_same, engines, noise};
 
@@ -121,4 +127,35 @@ fn packs_are_as_large_as_the_repository_says() {
     sizes.sort_unstable();
     let full = sizes.iter().filter(|size| (8 << 20..9 << 20).contains(*size)).count();
     assert!(full >= 2 && sizes.last().is_some_and(|largest| *largest < 9 << 20), "{sizes:?}");
+}
+
+#[test]
+fn whoever_cancels_does_not_wait_for_a_slow_store() {
+    // Sent whole, and in parts.
+    for size in [3 << 20, 40 << 20] {
+        let dir = tempfile::tempdir().unwrap();
+        let slow = Arc::new(Faulty::new(Arc::new(LocalStore::new(dir.path().join("repo")).unwrap())));
+        let bed = Bed::over(dir, Arc::clone(&slow) as Arc<dyn Store>, engines()[0]);
+        let source = bed.path("source");
+        std::fs::write(&source, noise(size, 1)).unwrap();
+        let hours = Effect::Delay(Duration::from_secs(24 * 3600));
+        slow.add(Fault::new(Operation::Create, hours.clone()).prefix("packs/"));
+        slow.add(Fault::new(Operation::UploadPart, hours));
+        let progress = Arc::new(Progress::default());
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while progress.get(Counter::Done) < size as u64 {
+                    std::thread::yield_now();
+                }
+                progress.cancel();
+            });
+            backup::run(bed.runtime.handle(), &bed.repository, &bed.options(&source), &progress)
+        });
+        assert_eq!(result.unwrap_err().kind(), Kind::Cancelled);
+        slow.clear();
+        let manifest = bed.backup(&source).manifest.unwrap();
+        let target = bed.path("target");
+        bed.restore(&manifest, &target);
+        assert_same(&source, &target);
+    }
 }
