@@ -126,10 +126,12 @@ go_tools() {
         # No Go of the machine, so no caches of its user either: leave nothing but the programs.
         export GOPATH=$2.gopath GOCACHE=$2.gocache GOFLAGS=-modcacherw
     fi
-    export CGO_ENABLED=0 GOTOOLCHAIN=local GOWORK=off
+    # A compiler that collects its garbage less often, and writes no debug information that is stripped anyway, takes two
+    # thirds of the time.
+    export CGO_ENABLED=0 GOTOOLCHAIN=local GOWORK=off GOGC=${GOGC:-400}
     cd "$1"
     echo "with $("$GO" version)"
-    "$GO" build -mod=readonly -trimpath -buildvcs=false -ldflags "-s -w ${3:-}" -o "$2" tool
+    "$GO" build -mod=readonly -trimpath -buildvcs=false -gcflags=all=-dwarf=false -ldflags "-s -w ${3:-}" -o "$2" tool
 }
 
 # go_module_folder MODULE: prints where the sources of a module are that the module of the last go_tools names.

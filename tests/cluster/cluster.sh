@@ -20,8 +20,8 @@ TESTS=(--test cluster --test driver --test k8s)
 build() {
     have cargo || fail "cargo is missing: install Rust first (rustup)"
     have cc || tests/setup.sh packages
-    # The whole workspace's features, so that nothing is built once more for the tests.
-    cargo build --quiet --locked --workspace --bin cluster --bin csi-driver --bin tradewind
+    # With the tests: the whole workspace's features and theirs, so that nothing is built once more for them.
+    cargo build --quiet --locked --workspace --bin cluster --bin csi-driver --bin tradewind "${TESTS[@]}"
 }
 
 up() { # LEVEL
@@ -98,7 +98,6 @@ run_tests() { # FILTER
     background tests/cluster/setup.sh node >"$printed"
     running=$!
     build
-    cargo test --quiet --locked --workspace --no-run "${TESTS[@]}"
     wait $running
     down
     # Into a file, shown from there: were it a pipe, the cluster that is left running would hold it open.
