@@ -70,7 +70,7 @@ lacks defaults "${never[@]}" "${unasked[@]}"
 [ "$(grep -c 'hostPath:' "$dir/defaults.yaml")" = 1 ] || fail "defaults: more of the node is mounted than the socket's folder"
 
 render standalone --set mode=standalone
-has standalone '- standalone' '- podvolumebackups' '- podvolumerestores' 'resourceNames: [node-agent]'
+has standalone '- standalone' 'resourceNames: [node-agent]'
 lacks standalone "${never[@]}" 'kubelet' 'MKNOD'
 
 cat >"$dir/values.yaml" <<'EOF'
@@ -78,8 +78,7 @@ mode: standalone
 image: {tag: 1.2.3}
 imagePullSecrets: [{name: registry}]
 nodeAgentConfigMap: node-agent-config
-changedBlocks: {enabled: true}
-liveVolumes: {enabled: true}
+forgetting: {interval: 10m, grace: 48h}
 restoreSpecialFiles: true
 socketHostPath: /var/lib/tradewind
 seccomp: {profile: ioUring}
@@ -96,16 +95,12 @@ updateStrategy: {type: OnDelete, rollingUpdate: null}
 EOF
 everything=(--values "$dir/values.yaml")
 render everything "${everything[@]}"
-has everything 'path: "/var/lib/kubelet/pods"' 'mountPropagation: HostToContainer' '- MKNOD' '- SETFCAP' \
-    'localhostProfile: profiles/tradewind.json' 'kind: PodMonitor' 'serviceaccounts/token' 'snapshotmetadataservices' \
+has everything '"10m"' '"48h"' '- MKNOD' '- SETFCAP' \
+    'localhostProfile: profiles/tradewind.json' 'kind: PodMonitor' \
     'image: "docker.io/tradewind/tradewind:1.2.3"' 'path: "/var/lib/tradewind"' 'eks.amazonaws.com/role-arn: arn' \
     '- "node-agent-config"'
 lacks everything "${never[@]}"
 helm lint --strict chart "${everything[@]}" >"$dir/lint" 2>&1 || fail "helm lint, everything: $(cat "$dir/lint")"
-
-# Beside Velero's agent nothing mounts the kubelet's folder, even if it is asked for.
-render mover --set liveVolumes.enabled=true
-lacks mover "${never[@]}" "${unasked[@]}"
 
 render identity --set credentials.secret=
 lacks identity '--credentials-secret'
@@ -130,7 +125,7 @@ refused socketHostPath --set socketHostPath=run/tradewind
 refused socketHostPath --set socketHostPath=/var/lib/kubelet/pods
 refused socketHostPath --set socketHostPath=/run
 refused socketHostPath --set socketHostPath=/run/../etc
-refused kubeletPods --set liveVolumes.kubeletPods=/
+refused grace --set forgetting.grace=1d
 refused secret --set repositoryKey.secret=
 refused secret --set credentials.secret=Cloud_Credentials
 refused prepareTimeout --set prepareTimeout=soon

@@ -6,12 +6,14 @@ use std::time::Duration;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{LocalObjectReference, Pod, Toleration};
 use kube::{Api, Client, Resource};
+use kube_runtime::events::Recorder;
 use kube_runtime::reflector::Store;
 use tradewind_k8s::node_agent::Config;
 
 use crate::budget::Budget;
 use crate::handover::Handover;
 use crate::jobs::Jobs;
+use crate::metrics::Metrics;
 use crate::objects::{AGENT, HOLDER, ROLE, Uid};
 use crate::repository::Keys;
 use crate::{Mode, Options};
@@ -53,6 +55,9 @@ pub(crate) struct Agent {
     pub(crate) config: Config,
     pub(crate) handover: Handover,
     pub(crate) jobs: Jobs,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Tells what happened to a job, where `kubectl describe` shows it.
+    pub(crate) recorder: Recorder,
     pub(crate) keys: Keys,
     /// What its jobs may spend.
     pub(crate) budget: Budget,
@@ -106,10 +111,24 @@ impl Agent {
         node == self.options.node || self.pods.find(is_there).is_some()
     }
 
+    /// True for one agent of the installation: the one on the node whose name comes first. Two may think so for a while.
+    pub(crate) fn leads(&self) -> bool {
+        let node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        let agents = self.pods.state();
+        let others = agents.iter().filter(|pod| has_role(pod, AGENT) && is_ready(pod));
+        others.filter_map(|pod| node(pod)).all(|other| self.options.node <= other)
+    }
+
     /// How long a volume may take.
     pub(crate) fn prepare_timeout(&self) -> Duration {
         self.options.prepare_timeout
     }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn has_role(pod: &Pod, role: &str) -> bool {

@@ -26,10 +26,17 @@ impl Budget {
         Self { now: Arc::new(Mutex::new(machine.clone())), machine, slots }
     }
 
+    /// How many jobs may run at once: as many as was asked for, but no more than there is memory for.
+    pub(crate) fn at_once(&self) -> usize {
+        let memory = self.now.lock().unwrap_or_else(PoisonError::into_inner).memory;
+        usize::try_from(memory / MIN_MEMORY).unwrap_or(usize::MAX).clamp(1, self.slots.max(1))
+    }
+
     /// What one job may spend: its part of the memory, and together with the others the rates.
     pub(crate) fn for_one(&self) -> Limits {
+        let parts = self.at_once() as u64;
         let all = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Limits { memory: (all.memory / self.slots as u64).max(MIN_MEMORY), ..all }
+        Limits { memory: (all.memory / parts).max(MIN_MEMORY), ..all }
     }
 
     /// Takes over what a ConfigMap says; gives what is not understood, which changes nothing.
@@ -105,9 +112,11 @@ mod tests {
         // A job that runs sees the rates, and nothing else.
         assert_eq!((running.upload_rate.get(), running.read_rate.get()), (50_000_000, 0));
         assert_eq!(running.memory, 128 << 20);
-        // Never less than a run needs.
+        // Rather fewer at once than less than a run needs.
+        assert!(set(&budget, &[("memory", "200Mi")]).is_empty());
+        assert_eq!((budget.at_once(), budget.for_one().memory), (3, (200 << 20) / 3));
         assert!(set(&budget, &[("memory", "1Mi")]).is_empty());
-        assert_eq!(budget.for_one().memory, MIN_MEMORY);
+        assert_eq!((budget.at_once(), budget.for_one().memory), (1, MIN_MEMORY));
         assert!(set(&budget, &[]).is_empty());
         assert_eq!((budget.for_one().memory, running.upload_rate.get()), (128 << 20, 0));
     }

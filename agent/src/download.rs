@@ -348,6 +348,7 @@ async fn restore(
         cache_dir: Some(agent.options.cache_dir.clone()),
     };
     let report = volumes::restore(repository, manifest, options, Arc::clone(progress)).await?;
+    agent.metrics.used(&report.engine.kind.to_string());
     let notes = volumes::notes(progress, report.skipped, report.warnings);
     Ok(Moved { snapshot: text.clone(), total, new: 0, notes })
 }

@@ -7,8 +7,10 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tradewind_pipeline::progress::Progress;
 
+use crate::budget::Budget;
 use crate::handover::Held;
 use crate::life::Work;
+use crate::metrics::{Last, Metrics};
 use crate::objects::Uid;
 
 /// How often a running job is looked at, to say how much has moved. The server asks every 10 seconds.
@@ -54,15 +56,15 @@ struct State {
 #[derive(Clone)]
 pub(crate) struct Jobs {
     state: Arc<Mutex<State>>,
-    /// How many may run at once.
-    slots: usize,
+    budget: Budget,
+    metrics: Arc<Metrics>,
     /// Told of every job that should be looked at.
     wake: UnboundedSender<Uid>,
 }
 
 impl Jobs {
-    pub(crate) fn new(slots: usize, wake: UnboundedSender<Uid>) -> Self {
-        Self { state: Arc::default(), slots, wake }
+    pub(crate) fn new(budget: Budget, metrics: Arc<Metrics>, wake: UnboundedSender<Uid>) -> Self {
+        Self { state: Arc::default(), budget, metrics, wake }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -112,6 +114,12 @@ impl Jobs {
         let _ = self.wake.send(job.clone());
     }
 
+    /// Shows how many there are.
+    fn count(&self, state: &State) {
+        let running = state.running.values().filter(|running| running.ended.is_none()).count();
+        self.metrics.jobs(running, state.waiting.len());
+    }
+
     /// Takes a place for a job; the job is looked at again when there may be one. What it gives must be [run](Self::run).
     pub(crate) fn place(&self, job: &Uid) -> Option<Arc<Progress>> {
         let mut state = self.state();
@@ -119,7 +127,7 @@ impl Jobs {
             return None;
         }
         // What has ended waits to be written down, and takes nothing.
-        if state.running.values().filter(|running| running.ended.is_none()).count() >= self.slots {
+        if state.running.values().filter(|running| running.ended.is_none()).count() >= self.budget.at_once() {
             state.waiting.insert(job.clone());
             return None;
         }
@@ -150,6 +158,7 @@ impl Jobs {
             let mut work = tokio::spawn(work);
             let mut beat = tokio::time::interval(BEAT);
             let mut lost = false;
+            let mut last = Last::default();
             let ended = loop {
                 tokio::select! {
                     done = &mut work => {
@@ -159,14 +168,20 @@ impl Jobs {
                         lost = true;
                         progress.cancel();
                     }
-                    _ = beat.tick() => jobs.wake(&job),
+                    _ = beat.tick() => {
+                        jobs.metrics.add(&progress, &mut last);
+                        jobs.count(&jobs.state());
+                        jobs.wake(&job);
+                    }
                 }
             };
+            jobs.metrics.add(&progress, &mut last);
             let waiting = {
                 let mut state = jobs.state();
                 if let Some(running) = state.running.get_mut(&job) {
                     running.ended = Some(ended);
                 }
+                jobs.count(&state);
                 std::mem::take(&mut state.waiting)
             };
             waiting.iter().chain([&job]).for_each(|job| jobs.wake(job));
@@ -176,7 +191,14 @@ impl Jobs {
 
 #[cfg(test)]
 mod tests {
+    use tradewind_pipeline::limits::Limits;
+
     use super::*;
+
+    fn jobs(slots: usize, wake: UnboundedSender<Uid>) -> Jobs {
+        let machine = Limits { memory: 1 << 30, ..Limits::default() };
+        Jobs::new(Budget::new(machine, slots), Arc::new(Metrics::new("n")), wake)
+    }
 
     fn uid(n: u8) -> Uid {
         Uid::parse(format!("{n:02x}234567-89ab-cdef-0123-456789abcdef").as_bytes()).unwrap()
@@ -185,7 +207,7 @@ mod tests {
     #[test]
     fn there_is_room_for_so_many() {
         let (wake, _woken) = tokio::sync::mpsc::unbounded_channel();
-        let jobs = Jobs::new(2, wake);
+        let jobs = jobs(2, wake);
         assert!(jobs.place(&uid(1)).is_some() && jobs.place(&uid(2)).is_some());
         assert!(jobs.place(&uid(1)).is_none(), "twice");
         assert!(jobs.place(&uid(3)).is_none());
@@ -198,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_waits_is_woken() {
         let (wake, mut woken) = tokio::sync::mpsc::unbounded_channel();
-        let jobs = Jobs::new(1, wake);
+        let jobs = jobs(1, wake);
         let progress = jobs.place(&uid(1)).unwrap();
         assert!(jobs.place(&uid(2)).is_none());
         let (_pod, held) = Held::for_tests();
@@ -217,7 +239,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_stops_when_its_volume_goes() {
         let (wake, _woken) = tokio::sync::mpsc::unbounded_channel();
-        let jobs = Jobs::new(1, wake);
+        let jobs = jobs(1, wake);
         let progress = jobs.place(&uid(1)).unwrap();
         let (pod, held) = Held::for_tests();
         let seen = Arc::clone(&progress);
@@ -237,7 +259,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_a_failure() {
         let (wake, _woken) = tokio::sync::mpsc::unbounded_channel();
-        let jobs = Jobs::new(1, wake);
+        let jobs = jobs(1, wake);
         let progress = jobs.place(&uid(1)).unwrap();
         let (_pod, held) = Held::for_tests();
         jobs.run(uid(1), progress, held, async { panic!("on purpose") });

@@ -7,7 +7,8 @@
 //! - [`life`]: what is done next with a job, decided from what is seen; [`reconcile`]: doing it;
 //! - [`upload`], [`download`]: the kinds of jobs;
 //! - [`pods`], [`handover`], [`holder`]: volumes without privilege;
-//! - [`jobs`], [`volumes`], [`repository`]: the data.
+//! - [`jobs`], [`volumes`], [`repository`], [`budget`]: the data;
+//! - [`forget`]: what nobody needs any more; [`key`]: what must not be lost; [`metrics`]: what can be seen.
 //!
 //! One agent runs on each node, in the namespace of Velero. What an agent knows is in the cluster: it may be killed
 //! anywhere, and the next one goes on.
@@ -15,10 +16,13 @@
 mod agent;
 mod budget;
 mod download;
+mod forget;
 mod handover;
 pub mod holder;
 mod jobs;
+mod key;
 mod life;
+mod metrics;
 mod objects;
 mod pods;
 mod reconcile;
@@ -71,6 +75,10 @@ pub struct Options {
     pub listen: SocketAddr,
     /// How long the volume of a job may take to be made.
     pub prepare_timeout: Duration,
+    /// How often to look for snapshots whose backup is gone.
+    pub forget_interval: Duration,
+    /// How old such a snapshot must be: longer than any backup takes.
+    pub forget_grace: Duration,
     /// Folder for index caches.
     pub cache_dir: PathBuf,
     /// What all jobs together may spend.

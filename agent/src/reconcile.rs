@@ -7,12 +7,14 @@ use std::time::Duration;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Resource, ResourceExt as _};
 use kube_runtime::controller::Action;
+use kube_runtime::events::{Event, EventType};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tradewind_k8s::velero::{MovePhase, MoveProgress};
+use tradewind_k8s::velero::{DataDownload, DataUpload, MovePhase, MoveProgress};
 use tradewind_pipeline::progress::{Counter, Progress};
 
 use crate::agent::Agent;
@@ -24,6 +26,8 @@ use crate::pods::{Holder, holder};
 
 /// How soon to look again where nothing tells of a change.
 const SOON: Duration = Duration::from_millis(500);
+/// How soon to look again whether there is room for one more volume in preparation; as Velero's agent does.
+const QUEUED: Duration = Duration::from_secs(5);
 /// How soon to look again where something should tell, in case it does not.
 const LATER: Duration = Duration::from_secs(30);
 
@@ -216,12 +220,18 @@ impl<M: Move> Job<'_, M> {
         if !self.job.ready(self.agent).await? {
             return Ok(Action::requeue(SOON));
         }
+        let most =
+            usize::try_from(self.agent.config.load_concurrency.prepare_queue_length).unwrap_or_default();
+        if most > 0 && in_preparation(self.agent).await? >= most {
+            return Ok(Action::requeue(QUEUED));
+        }
         let mut status = self.status.clone();
         status.phase = MovePhase::Accepted;
         status.accepted_by.clone_from(&self.agent.options.node);
         status.accepted = Some(now());
         self.change(status, None, with_finalizer).await?;
         tracing::info!(kind = %M::kind(&()), name = self.job.name_any(), "accepted");
+        self.tell("Accepted", "its volume is being made", false).await;
         Ok(Action::await_change())
     }
 
@@ -266,6 +276,7 @@ impl<M: Move> Job<'_, M> {
             return Err(error);
         }
         tracing::info!(kind = %M::kind(&()), name = self.job.name_any(), "started");
+        self.tell("Started", &format!("data moves on node {}", self.agent.options.node), false).await;
         let work = self.job.work(Arc::clone(self.agent), Arc::clone(&held), Arc::clone(&progress));
         self.agent.jobs.run(self.uid.clone(), progress, held, work);
         Ok(Action::await_change())
@@ -274,7 +285,9 @@ impl<M: Move> Job<'_, M> {
     async fn report(&self) -> Result<Action, kube::Error> {
         let Some(progress) = self.agent.jobs.progress(&self.uid) else { return Ok(Action::await_change()) };
         let now = so_far(&progress);
-        if self.status.progress.as_ref() != Some(&now) {
+        let before = self.status.progress.as_ref().map_or(0, |before| before.bytes_done);
+        // It never goes back, not even where an agent before this one had come further.
+        if now.bytes_done > before || self.status.progress.is_none() {
             self.change(Status { progress: Some(now), ..self.status.clone() }, None, |_| {}).await?;
         }
         Ok(Action::await_change())
@@ -304,7 +317,7 @@ impl<M: Move> Job<'_, M> {
     ) -> Result<Action, kube::Error> {
         tracing::info!(kind = %M::kind(&()), name = self.job.name_any(), phase = phase.as_str(), message, "ended");
         let mut status = self.status.clone();
-        status.phase = phase;
+        status.phase = phase.clone();
         message.clone_into(&mut status.message);
         status.completion = Some(now());
         if let Some(moved) = moved {
@@ -315,7 +328,25 @@ impl<M: Move> Job<'_, M> {
         // What never was accepted has something to be removed too: the snapshot.
         self.change(status, moved, with_finalizer).await?;
         self.agent.jobs.forget(&self.uid);
+        self.agent.metrics.ended(&M::kind(&()), &phase);
+        self.tell(phase.as_str(), message, phase == MovePhase::Failed).await;
         Ok(Action::await_change())
+    }
+
+    /// Tells what happened, where `kubectl describe` shows it. It is no loss where it cannot be told.
+    async fn tell(&self, reason: &str, note: &str, warning: bool) {
+        let event = Event {
+            type_: if warning { EventType::Warning } else { EventType::Normal },
+            reason: reason.to_owned(),
+            // Its length is limited, by the API server to 1,024 bytes.
+            note: Some(note.chars().take(250).collect()),
+            action: "Move".to_owned(),
+            secondary: None,
+        };
+        let about = self.job.object_ref(&());
+        if let Err(error) = self.agent.recorder.publish(&event, &about).await {
+            tracing::debug!("an event was not written: {error}");
+        }
     }
 
     async fn clean_up(&self) -> Result<Action, kube::Error> {
@@ -332,6 +363,19 @@ impl<M: Move> Job<'_, M> {
     }
 }
 
+/// How many jobs of all agents have or get a volume whose data does not move yet.
+async fn in_preparation(agent: &Agent) -> Result<usize, kube::Error> {
+    async fn of<M: Move>(agent: &Agent) -> Result<usize, kube::Error> {
+        let all = agent.ours::<DeserializeGuard<M>>().list(&ListParams::default()).await?;
+        let counts = |job: &M| {
+            let phase = job.status().phase;
+            agent.serves(job.data_mover()) && matches!(phase, MovePhase::Accepted | MovePhase::Prepared)
+        };
+        Ok(all.iter().filter_map(|job| job.0.as_ref().ok()).filter(|job| counts(job)).count())
+    }
+    Ok(of::<DataUpload>(agent).await? + of::<DataDownload>(agent).await?)
+}
+
 /// Adds the finalizer, unless the object is going already: then the API server takes none.
 fn with_finalizer<M: Move>(job: &mut M) {
     if job.meta().deletion_timestamp.is_none() && !job.finalizers().iter().any(|found| found == FINALIZER) {
@@ -344,9 +388,12 @@ fn now() -> Time {
     Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
 }
 
-/// What has moved so far, as a status has it.
+/// What has moved so far, as a status has it: what the bucket does not have yet is still to be done.
 fn so_far(progress: &Progress) -> MoveProgress {
-    let done = progress.get(Counter::Done);
+    let counted = |counter| u128::from(progress.get(counter));
+    let (new, stored) = (counted(Counter::New), counted(Counter::Stored));
+    let missing = new * stored.saturating_sub(counted(Counter::Uploaded)) / stored.max(1);
+    let done = progress.get(Counter::Done).saturating_sub(u64::try_from(missing).unwrap_or(u64::MAX));
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     MoveProgress {
         total_bytes: number(progress.total().unwrap_or_default().max(done)),
@@ -365,4 +412,30 @@ pub(crate) fn again<M: Move>(job: Arc<DeserializeGuard<M>>, error: &kube::Error,
     }
     tracing::warn!(kind = %M::kind(&()), name, "will try again: {error}");
     Action::requeue(Duration::from_secs(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_its_way_to_the_bucket_has_not_moved() {
+        let progress = Progress::default();
+        progress.expect_total(1000);
+        let done = || so_far(&progress).bytes_done;
+        progress.add(Counter::Done, 900);
+        // 100 were there already; the rest is half as large in the bucket, and half of that has arrived.
+        progress.add(Counter::New, 800);
+        progress.add(Counter::Stored, 400);
+        assert_eq!(done(), 100);
+        progress.add(Counter::Uploaded, 200);
+        assert_eq!(done(), 500);
+        // Objects that are no data count too.
+        progress.add(Counter::Uploaded, 300);
+        assert_eq!((done(), so_far(&progress).total_bytes), (900, 1000));
+        // A restore puts nothing into the bucket.
+        let progress = Progress::default();
+        progress.add(Counter::Done, 7);
+        assert_eq!((so_far(&progress).bytes_done, so_far(&progress).total_bytes), (7, 7));
+    }
 }

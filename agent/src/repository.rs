@@ -22,14 +22,15 @@ use tradewind_pipeline::store::retry::{Policy, Retry};
 use tradewind_pipeline::store::{Store, s3, url};
 use zeroize::Zeroizing;
 
+use crate::key::EXPORTED;
 use crate::objects;
 
 /// The key of the key's Secret.
 const KEY: &str = "key";
+/// Below this prefix of a location are the repositories, each under its namespace's name ([`Bucket::repository`]).
+pub(crate) const REPOSITORIES: &str = "plugins/tradewind/";
 /// Bytes of a key that is made here.
 const KEY_BYTES: usize = 64;
-/// On a Secret whose key was made here: until somebody says `true`, nobody is known to have a copy of it.
-pub(crate) const EXPORTED: &str = "tradewind-backup.github.io/exported";
 /// The key of the Secret with credentials where a location names none, as Velero's own installation has it.
 const CREDENTIALS: &str = "cloud";
 
@@ -88,7 +89,7 @@ impl Keys {
         limits: &Limits,
         progress: &Arc<Progress>,
     ) -> Result<Arc<Repository>, Error> {
-        let Opened { store, read_only } = self.store(location, namespace, limits, progress).await?;
+        let Opened { store, read_only } = self.store(location, Some(namespace), limits, progress).await?;
         if make && read_only {
             return Err(Error::Location(format!(
                 "storage location {location} is read-only: nothing can be backed up to it"
@@ -145,8 +146,8 @@ impl Keys {
         limits: &Limits,
         progress: &Arc<Progress>,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let Opened { store: all, .. } = self.store(location, "", limits, progress).await?;
-        let listing = all.list("", None).await.map_err(tradewind_pipeline::Error::from)?;
+        let all = self.root(location, limits, progress).await?;
+        let listing = all.list(REPOSITORIES, None).await.map_err(tradewind_pipeline::Error::from)?;
         if !listing.objects.is_empty() {
             return Err(self.missing(&all));
         }
@@ -165,11 +166,21 @@ impl Keys {
         self.key().await?.ok_or_else(|| self.missing(&all))
     }
 
-    /// The store below which the repository of a namespace is; of all namespaces where none is named.
+    /// The store with all that is in a location, Velero's objects too.
+    pub(crate) async fn root(
+        &self,
+        location: &str,
+        limits: &Limits,
+        progress: &Arc<Progress>,
+    ) -> Result<Arc<dyn Store>, Error> {
+        self.store(location, None, limits, progress).await.map(|opened| opened.store)
+    }
+
+    /// The store of a namespace's repository, or of the whole location.
     async fn store(
         &self,
         location: &str,
-        namespace: &str,
+        namespace: Option<&str>,
         limits: &Limits,
         progress: &Arc<Progress>,
     ) -> Result<Opened, Error> {
@@ -180,8 +191,8 @@ impl Keys {
         let refused = |what: String| Error::Location(format!("{}: {what}", place()));
         let bucket = Bucket::of(&found.spec).map_err(|mistakes| refused(mistakes.to_string()))?;
         let options = self.options(&found.spec, &bucket).await?;
-        let below = bucket.repository(namespace);
-        let address = format!("s3://{}/{}", bucket.name, below.trim_end_matches('/'));
+        let below = namespace.map_or_else(|| bucket.prefix.clone(), |namespace| bucket.repository(namespace));
+        let address = format!("s3://{}/{below}", bucket.name);
         let plain = url::open(&address, &options).await.map_err(|e| refused(e.to_string()))?;
         let paced = PacedStore::new(plain, limits.upload_rate.clone(), Arc::clone(progress));
         let mut store: Arc<dyn Store> =

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod};
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
+use kube_runtime::events::{Recorder, Reporter};
 use kube_runtime::reflector::{ObjectRef, Store, store};
 use kube_runtime::{Controller, WatchStreamExt as _, reflector, watcher};
 use tokio::net::TcpListener;
@@ -22,10 +24,11 @@ use crate::agent::{Agent, Own};
 use crate::budget::Budget;
 use crate::handover::{Handover, TOKEN};
 use crate::jobs::Jobs;
+use crate::metrics::Metrics;
 use crate::objects::{JOB, ROLE, Uid};
 use crate::reconcile::{Move, again, reconcile};
 use crate::repository::{Keys, private_folder};
-use crate::{Error, Mode, Options, pods};
+use crate::{Error, Mode, Options, forget, key, pods};
 
 /// The DaemonSet of Velero's own agent.
 const VELEROS: &str = "node-agent";
@@ -54,9 +57,11 @@ pub async fn run(options: Options, end: impl Future<Output = ()> + Send + 'stati
             let why = done.err().unwrap_or_else(|| std::io::Error::other("it ended"));
             Err(Error::Io(format!("the socket in {}", folder.display()), why))
         }
-        done = serve(listener) => Err(Error::Io("metrics and health".to_owned(), done)),
+        done = serve(listener, Arc::clone(&agent)) => Err(Error::Io("metrics and health".to_owned(), done)),
         () = control::<DataUpload>(&agent, uploads) => Ok(()),
         () = control::<DataDownload>(&agent, downloads) => Ok(()),
+        () = forget::run(Arc::clone(&agent)) => Ok(()),
+        () = key::warn(Arc::clone(&agent)) => Ok(()),
         () = end => Ok(()),
     }
 }
@@ -105,9 +110,13 @@ async fn start(
         private: private.to_owned(),
     };
     let pods = reflect(&pods).await;
+    let metrics = Arc::new(Metrics::new(&options.node));
+    let reporter = Reporter { controller: "tradewind-agent".to_owned(), instance: Some(options.pod.clone()) };
     Ok(Agent {
-        jobs: Jobs::new(slots, woken),
+        recorder: Recorder::new(client.clone(), reporter),
+        jobs: Jobs::new(budget.clone(), Arc::clone(&metrics), woken),
         handover: Handover::default(),
+        metrics,
         client,
         options,
         own,
@@ -224,10 +233,18 @@ impl crate::handover::Jobs for Waiting {
     }
 }
 
-/// Health, for the kubelet.
-async fn serve(listener: TcpListener) -> std::io::Error {
+/// Health, for the kubelet, and figures, for Prometheus.
+async fn serve(listener: TcpListener, agent: Arc<Agent>) -> std::io::Error {
     let fine = || async { (StatusCode::OK, "ok\n") };
-    let router = Router::new().route("/livez", get(fine)).route("/readyz", get(fine));
+    let figures = move || async move {
+        let kind = [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+        match agent.metrics.text() {
+            Ok(text) => (StatusCode::OK, kind, text),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, kind, error.to_string()),
+        }
+    };
+    let router =
+        Router::new().route("/livez", get(fine)).route("/readyz", get(fine)).route("/metrics", get(figures));
     match axum::serve(listener, router).await {
         Ok(()) => std::io::Error::other("it ended"),
         Err(error) => error,

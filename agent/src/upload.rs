@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimSpec, TypedLocalObjectReference, VolumeResourceRequirements,
@@ -19,7 +20,7 @@ use tradewind_k8s::snapshot::{
     ContentSource, MANAGED_BY, SnapshotReference, SnapshotSource, VolumeSnapshot, VolumeSnapshotContent,
     VolumeSnapshotContentSpec, VolumeSnapshotSpec,
 };
-use tradewind_k8s::velero::{DataUpload, NodeOs};
+use tradewind_k8s::velero::{Backup, DataUpload, NodeOs};
 use tradewind_pipeline::backup::{BackupOptions, ParentChoice, Source};
 use tradewind_pipeline::io::EngineChoice;
 use tradewind_pipeline::manifest::VolumeName;
@@ -28,6 +29,7 @@ use tradewind_pipeline::progress::{Counter, Progress};
 use tradewind_pipeline::seal::Level;
 
 use crate::agent::Agent;
+use crate::forget;
 use crate::handover::Held;
 use crate::jobs::{Ended, Moved};
 use crate::objects::{self, TAKEN_FROM, Uid, made_for};
@@ -37,7 +39,9 @@ use crate::repository::Error;
 use crate::volumes;
 
 /// How much a crash may cost.
-const CHECKPOINT: std::time::Duration = std::time::Duration::from_secs(60);
+const CHECKPOINT: Duration = Duration::from_secs(60);
+/// How long the operations of a backup may take that does not say: Velero's default.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
 
 /// Waits for something.
 fn on(what: impl Into<String>) -> Result<Going, kube::Error> {
@@ -313,6 +317,26 @@ async fn remove_with_storage(agent: &Agent, snapshot: &VolumeSnapshot) -> Result
     objects::delete(&snapshots, &snapshot.name_any()).await.map(drop)
 }
 
+/// The backup that an upload is part of.
+struct BackupOf {
+    name: String,
+    uid: String,
+    /// How long its operations may take.
+    timeout: Duration,
+}
+
+/// The backup that owns an upload; nothing for one that somebody else made. Its label has the name too, but shortened.
+async fn backup_of(agent: &Agent, upload: &DataUpload) -> Result<Option<BackupOf>, Error> {
+    let owner = upload.owner_references().iter().find(|owner| owner.kind == "Backup");
+    let Some(owner) = owner else { return Ok(None) };
+    let backups: Api<Backup> = agent.ours();
+    let shown = || format!("reading backup {}", owner.name);
+    let backup = backups.get_opt(&owner.name).await.map_err(|e| Error::Cluster(shown(), e))?;
+    let said = backup.and_then(|backup| backup.spec.item_operation_timeout).and_then(|timeout| timeout.set());
+    let timeout = said.unwrap_or(OPERATION_TIMEOUT);
+    Ok(Some(BackupOf { name: owner.name.clone(), uid: owner.uid.clone(), timeout }))
+}
+
 /// Moves the data of an upload.
 async fn back_up(
     agent: &Agent,
@@ -326,14 +350,18 @@ async fn back_up(
     let repository = agent.keys.open(location, namespace, true, &limits, progress).await?;
     let volume = volumes::opened(held).map_err(|e| Error::File("the volume".into(), e))?;
     // What the snapshot is found by once more, should everything else be lost.
+    if let Some(bytes) = volumes::in_use(&volume) {
+        progress.expect_total(bytes);
+    }
+    let backup = backup_of(agent, upload).await?;
     let tags = [
-        ("backup", upload.labels().get(labels::BACKUP_NAME)),
-        ("backup-uid", upload.labels().get(labels::BACKUP_UID)),
-        ("pvc-uid", upload.labels().get(labels::PVC_UID)),
-        ("data-upload", upload.metadata.name.as_ref()),
-        ("data-upload-uid", upload.metadata.uid.as_ref()),
+        (forget::BACKUP, backup.as_ref().map(|backup| backup.name.clone())),
+        (forget::BACKUP_UID, backup.as_ref().map(|backup| backup.uid.clone())),
+        (forget::OPERATION_TIMEOUT, backup.as_ref().map(|backup| backup.timeout.as_secs().to_string())),
+        ("pvc-uid", upload.labels().get(labels::PVC_UID).cloned()),
+        ("data-upload", upload.metadata.name.clone()),
     ];
-    let tags = tags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.clone()))).collect();
+    let tags = tags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
     let options = BackupOptions {
         source: Source::Volume(volume),
         volume: Some(VolumeName::new(format!("{namespace}/{}", spec.source_pvc).as_bytes())?),
@@ -352,6 +380,7 @@ async fn back_up(
         checkpoint_interval: CHECKPOINT,
     };
     let report = volumes::back_up(repository, options, Arc::clone(progress)).await?;
+    agent.metrics.used(&report.engine.kind.to_string());
     let snapshot = report.manifest.as_ref().map(|manifest| manifest.id.to_string()).unwrap_or_default();
     let notes = volumes::notes(progress, report.skipped, report.warnings);
     Ok(Moved { snapshot, total: progress.get(Counter::Done), new: report.statistics.stored, notes })

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode as Bits, OFlags, fcntl_getfl, fstat, openat};
+use rustix::fs::{FileType, Mode as Bits, OFlags, fcntl_getfl, fstat, fstatvfs, openat};
 use tokio::runtime::Handle;
 use tradewind_pipeline::backup::{self, BackupOptions, BackupReport};
 use tradewind_pipeline::progress::{Counter, Progress};
@@ -35,6 +35,14 @@ pub(crate) fn opened(held: &Held) -> std::io::Result<Volume> {
     }
     let buffered = buffered.ok_or_else(|| std::io::Error::other("it was opened with O_DIRECT only"))?;
     Ok(Volume::block(direct, buffered))
+}
+
+/// Bytes that a file system has in use: about what a backup of it will have dealt with. Nothing for a device, whose size
+/// the backup knows itself.
+pub(crate) fn in_use(volume: &Volume) -> Option<u64> {
+    let Volume::Tree(root) = volume else { return None };
+    let found = fstatvfs(root).ok()?;
+    Some(found.f_blocks.saturating_sub(found.f_bfree).saturating_mul(found.f_frsize))
 }
 
 /// Backs a volume up, on a thread of its own.

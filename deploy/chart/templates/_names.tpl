@@ -25,8 +25,3 @@ tradewind-{{ .Release.Namespace }}
 {{- define "tradewind.socketHostPath" -}}
 {{ .Values.socketHostPath | default (printf "/run/tradewind/%s" .Release.Namespace) }}
 {{- end }}
-
-{{/* "true" if the kubelet's folder is mounted, else nothing. */}}
-{{- define "tradewind.liveVolumes" -}}
-{{- if and .Values.liveVolumes.enabled (eq .Values.mode "standalone") }}true{{ end }}
-{{- end }}

@@ -67,6 +67,14 @@ pub(crate) struct AgentArgs {
     /// How long a volume may take until it can be read or written
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = values::duration)]
     pub(crate) prepare_timeout: Duration,
+
+    /// How often to look for snapshots whose backup is not in the bucket any more
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::duration)]
+    pub(crate) forget_interval: Duration,
+
+    /// How old such a snapshot must be, at least as old as the backup's operations may take
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = values::duration)]
+    pub(crate) forget_grace: Duration,
 }
 
 /// `tradewind hold`

@@ -28,6 +28,8 @@ pub(super) fn run(global: &Global, args: &AgentArgs) -> Result<Outcome> {
         socket_host_path: args.socket_host_path.clone(),
         listen: args.listen,
         prepare_timeout: args.prepare_timeout,
+        forget_interval: args.forget_interval,
+        forget_grace: args.forget_grace,
         cache_dir: global.cache_dir.clone().unwrap_or_else(|| std::env::temp_dir().join("tradewind")),
         limits: limits::Limits {
             memory: machine.memory,

@@ -29,6 +29,14 @@ pub(crate) fn built(program: &str) -> Result<PathBuf> {
     })
 }
 
+/// The program `tradewind` of the build that the calling program is of.
+///
+/// # Errors
+/// When it has not been built.
+pub fn tradewind() -> Result<PathBuf> {
+    built("tradewind")
+}
+
 /// An image in the making.
 pub struct Image {
     name: String,
@@ -54,7 +62,7 @@ impl Image {
     pub fn tradewind(folder: &Folder) -> Result<Self> {
         let ca = folder.join("pki/ca.crt");
         let ca = std::fs::read_to_string(&ca).with_context(|| format!("reading {}", ca.display()))?;
-        let program = built("tradewind")?;
+        let program = tradewind()?;
         Self::new("tradewind.test/tradewind:1")
             .entrypoint(&["/bin/tradewind"])
             .folder("/tmp")?

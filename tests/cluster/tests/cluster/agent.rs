@@ -1,27 +1,31 @@
-//! Tradewind's agent beside a real, unmodified Velero with its own agent.
+//! Tradewind's agent, installed as its users do, and what its tests look at.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::Api;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
-use serde_json::json;
-use tradewind_cluster::cluster::{Cluster, inside, say};
-use tradewind_cluster::folder::Level;
-use tradewind_cluster::image::Image;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+use tradewind_cluster::cluster::Cluster;
+use tradewind_cluster::components::S3_KEYS;
+use tradewind_cluster::image::{Image, tradewind};
 use tradewind_cluster::left;
+use tradewind_cluster::network::{NODE, S3_PORT};
 
-use crate::claims::{Claim, Mode, pod};
 use crate::helm::helm;
-use crate::velero::{completed, install, one, velero};
 
-/// Installs the agent as its users do.
-fn agent(cluster: &Cluster) -> Result<()> {
+/// The namespace of Velero and of the agent.
+pub(crate) const NAMESPACE: &str = "velero";
+/// The Secret with the key of the repositories.
+pub(crate) const KEY: &str = "tradewind-repository-key";
+
+/// Installs the agent.
+pub(crate) fn install(cluster: &Cluster) -> Result<()> {
     cluster.import(Image::tradewind(&cluster.folder)?)?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let chart = root.join("deploy/chart").display().to_string();
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/chart").display().to_string();
     helm(&[
         "install",
         "tradewind",
@@ -30,151 +34,157 @@ fn agent(cluster: &Cluster) -> Result<()> {
         "--wait",
         "--timeout=90s",
         "--set-string=image.repository=tradewind.test/tradewind,image.tag=1",
-        "--set=verbosity=1",
+        "--set=verbosity=1,forgetting.interval=2s,forgetting.grace=1s",
     ])
     .map(drop)
 }
 
-/// A volume of the application: how it is written, and how it is read.
-struct Volume<'a> {
-    claim: Claim<'a>,
-    write: &'a str,
-    read: &'a str,
+/// Removes it.
+pub(crate) fn uninstall() -> Result<()> {
+    helm(&["uninstall", "tradewind", "--namespace=velero", "--wait"]).map(drop)
 }
 
-const FILES: &str = "mkdir /data/d; for n in 1 2 3 4; do head -c 25000000 /dev/urandom > /data/d/$n; done; \
-    chown 1000:2000 /data/d/1; chmod 700 /data/d; ln -s 1 /data/d/link; sync";
-const READ_FILES: &str = "cd /data && find . -type f | grep -v lost+found | sort | xargs md5sum; \
-    find . | grep -v lost+found | sort | xargs stat -c '%n  %a %u %g %F %Y'";
-const BLOCKS: &str = "head -c 200000000 /dev/urandom | dd of=/dev/data bs=1M conv=fsync";
-const READ_BLOCKS: &str = "md5sum /dev/data";
-
-fn volumes() -> Vec<Volume<'static>> {
-    let late = |claim: Claim<'static>| Claim { class: "on-first-consumer", ..claim };
-    vec![
-        Volume { claim: Claim::new("files", Mode::Filesystem, "200Mi"), write: FILES, read: READ_FILES },
-        Volume { claim: Claim::new("blocks", Mode::Block, "256Mi"), write: BLOCKS, read: READ_BLOCKS },
-        Volume { claim: late(Claim::new("late", Mode::Filesystem, "200Mi")), write: FILES, read: READ_FILES },
-    ]
-}
-
-/// What a pod reads of a volume, line by line.
-async fn read(cluster: &Cluster, namespace: &str, volume: &Volume<'_>, command: &str) -> Result<Vec<String>> {
-    let claim = &volume.claim;
-    pod(cluster, namespace, claim.name, (claim.name, claim.mode), command).await?;
-    let said = cluster.succeeded(namespace, claim.name).await?;
-    let lines: Vec<_> = said.lines().filter(|l| l.contains("  ")).map(str::to_owned).collect();
-    ensure!(!lines.is_empty(), "{}: nothing was read", claim.name);
-    Ok(lines)
-}
-
-/// All jobs of a kind, with their statuses.
-async fn jobs(cluster: &Cluster, kind: &str) -> Result<Vec<DynamicObject>> {
+/// The jobs of a kind.
+pub(crate) fn api(cluster: &Cluster, kind: &str) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("velero.io", "v2alpha1", kind));
-    let all: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), "velero", &resource);
-    Ok(all.list(&ListParams::default()).await?.items)
+    Api::namespaced_with(cluster.client.clone(), NAMESPACE, &resource)
 }
 
-async fn all_completed(cluster: &Cluster, kind: &str, count: usize) -> Result<()> {
-    let all = jobs(cluster, kind).await?;
-    let is_done = |job: &DynamicObject| {
-        job.data["status"]["phase"] == json!("Completed")
-            && job.data["spec"]["datamover"] == json!("tradewind")
-    };
-    ensure!(all.len() == count && all.iter().all(is_done), "{kind}: {all:#?}");
-    Ok(())
+/// All jobs of a kind.
+pub(crate) async fn jobs(cluster: &Cluster, kind: &str) -> Result<Vec<DynamicObject>> {
+    Ok(api(cluster, kind).list(&ListParams::default()).await?.items)
 }
 
-/// Waits until nothing is left in Velero's namespace of what was made for jobs.
-async fn tidy(cluster: &Cluster) -> Result<()> {
-    let ours = ListParams::default().labels("tradewind-backup.github.io/job");
-    let (client, namespace) = (cluster.client.clone(), "velero");
+/// Waits until a job has ended; gives its status.
+pub(crate) async fn ended(cluster: &Cluster, kind: &str, name: &str) -> Result<Value> {
+    let jobs = api(cluster, kind);
+    let what = format!("{kind} {name} to end");
+    let status = cluster.until(&what, async || {
+        let status = jobs.get(name).await?.data["status"].clone();
+        let phase = status["phase"].as_str().unwrap_or_default();
+        Ok(["Completed", "Failed", "Canceled"].contains(&phase).then_some(status))
+    });
+    let status = status.await?;
+    ensure!(status["completionTimestamp"].is_string(), "{status}");
+    Ok(status)
+}
+
+/// Waits until a job's phase is this, and `also`; gives its status.
+pub(crate) async fn until(
+    cluster: &Cluster,
+    kind: &str,
+    name: &str,
+    phase: &str,
+    also: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    let jobs = api(cluster, kind);
+    let what = format!("{kind} {name} to be {phase}");
     cluster
-        .until("the agent to clean up", async || {
-            let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-            let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-            let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-            let left = pods.list(&ours).await?.items.len()
-                + claims.list(&ours).await?.items.len()
-                + secrets.list(&ours).await?.items.len();
-            let held = ["DataUpload", "DataDownload"];
-            let mut finalizers = 0;
-            for kind in held {
-                finalizers +=
-                    jobs(cluster, kind).await?.iter().filter(|j| j.metadata.finalizers.is_some()).count();
-            }
-            let now = left::count(&cluster.folder, &client).await?;
-            let snapshots = now["snapshots"] + now["contents"] + now["files of snapshots"];
-            Ok((left + finalizers + snapshots == 0).then_some(()))
+        .until(&what, async || {
+            let status = jobs.get(name).await?.data["status"].clone();
+            Ok((status["phase"] == json!(phase) && also(&status)).then_some(status))
         })
         .await
 }
 
-#[test]
-#[ignore = "needs a cluster: make cluster-test"]
-fn tradewind_moves_snapshots_under_velero_and_restores_them_elsewhere() {
-    inside(Level::Node, async |cluster| {
-        let _one = one(cluster)?;
-        cluster.remember("velero");
-        install(cluster).await?;
-        agent(cluster)?;
-        let moved = moved(cluster).await;
-        if moved.is_err() {
-            for kind in ["DataUpload", "DataDownload"] {
-                say(&format!("{:#?}", jobs(cluster, kind).await));
-            }
-        }
-        let removed = helm(&["uninstall", "tradewind", "--namespace=velero", "--wait"]).map(drop);
-        moved.and(removed).and(velero(&["uninstall", "--force"]).map(drop))
-    });
+/// Changes a job.
+pub(crate) async fn change(cluster: &Cluster, kind: &str, name: &str, to: &Value) -> Result<()> {
+    api(cluster, kind).patch(name, &PatchParams::default(), &Patch::Merge(to)).await?;
+    Ok(())
 }
 
-async fn moved(cluster: &Cluster) -> Result<()> {
-    let from = cluster.namespace("app").await?;
-    let to = format!("{from}-copy");
-    cluster.remember(&to);
-    let volumes = volumes();
-    let mut sums = Vec::new();
-    for volume in &volumes {
-        volume.claim.create(cluster, &from).await?;
-        let command = format!("{}; {}", volume.write, volume.read);
-        sums.push(read(cluster, &from, volume, &command).await?);
-    }
+/// Sets a limit of the agents, which they follow while they run.
+pub(crate) async fn limit(cluster: &Cluster, name: &str, amount: &str) -> Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+    let data = json!({"data": {name: amount}});
+    maps.patch("tradewind", &PatchParams::default(), &Patch::Merge(&data)).await?;
+    Ok(())
+}
 
-    let begin = Instant::now();
-    let include = ["--include-namespaces", from.as_str()];
-    let mover = ["--snapshot-move-data", "--data-mover", "tradewind", "--wait"];
-    velero(&[&["backup", "create", "ours"][..], &include, &mover].concat())?;
-    completed(cluster, "Backup", "ours").await?;
-    all_completed(cluster, "DataUpload", volumes.len()).await?;
-    let backup = begin.elapsed();
-    tidy(cluster).await.context("after the backup")?;
-    for job in jobs(cluster, "DataUpload").await? {
-        let status = &job.data["status"];
-        ensure!(status["snapshotID"].is_string() && status["completionTimestamp"].is_string(), "{status}");
-        ensure!(status["progress"]["bytesDone"].as_u64() >= Some(100_000_000), "{status}");
-        // By this Velero's own agent would take the job for one of its own.
-        ensure!(status["node"].is_null(), "{status}");
-    }
-
-    let begin = Instant::now();
-    let mapping = format!("{from}:{to}");
-    // Not the pods: they would write again.
-    let words = ["restore", "create", "back", "--from-backup", "ours", "--namespace-mappings", &mapping];
-    velero(&[&words[..], &["--exclude-resources", "pods", "--wait"]].concat())?;
-    completed(cluster, "Restore", "back").await?;
-    all_completed(cluster, "DataDownload", volumes.len()).await?;
-    let restore = begin.elapsed();
-    tidy(cluster).await.context("after the restore")?;
-    say(&format!("tradewind: backup after {:.1} s, restore after {:.1} s", secs(backup), secs(restore)));
-
-    for (volume, expected) in volumes.iter().zip(&sums) {
-        let found = read(cluster, &to, volume, volume.read).await?;
-        ensure!(found == *expected, "{}: {found:#?}, but it was {expected:#?}", volume.claim.name);
+/// Kills the agents: without time to say anything.
+pub(crate) async fn kill(cluster: &Cluster) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+    let agents = ListParams::default().labels("tradewind-backup.github.io/role=agent");
+    for pod in pods.list(&agents).await? {
+        pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
     }
     Ok(())
 }
 
-fn secs(time: Duration) -> f64 {
-    time.as_secs_f64()
+/// Waits until nothing is left of what was made for jobs, and no snapshot anywhere.
+pub(crate) async fn tidy(cluster: &Cluster) -> Result<()> {
+    let ours = ListParams::default().labels("tradewind-backup.github.io/job");
+    let client = &cluster.client;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), NAMESPACE);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
+    cluster
+        .until("the agent to clean up", async || {
+            let mut left = pods.list(&ours).await?.items.len()
+                + claims.list(&ours).await?.items.len()
+                + secrets.list(&ours).await?.items.len();
+            for kind in ["DataUpload", "DataDownload"] {
+                left += jobs(cluster, kind).await?.iter().filter(|job| !job.finalizers().is_empty()).count();
+            }
+            let now = left::count(&cluster.folder, client).await?;
+            left += now["snapshots"] + now["contents"] + now["files of snapshots"];
+            Ok((left == 0).then_some(()))
+        })
+        .await
+}
+
+/// The repository of a namespace, as whoever has the bucket and the key sees it from the command line.
+pub(crate) struct Repository {
+    key: tempfile::NamedTempFile,
+    namespace: String,
+}
+
+impl Repository {
+    /// With the key that the cluster has now.
+    pub(crate) async fn of(cluster: &Cluster, namespace: &str) -> Result<Self> {
+        let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+        let data = secrets.get(KEY).await?.data.unwrap_or_default();
+        let key = tempfile::NamedTempFile::new()?;
+        fs::write(key.path(), &data.get("key").context("the Secret has no key")?.0)?;
+        Ok(Self { key, namespace: namespace.to_owned() })
+    }
+
+    /// Runs the program on it.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
+        let done = Command::new("timeout")
+            .arg("120")
+            .arg(tradewind()?)
+            .arg(format!("--repository=s3://velero/plugins/tradewind/{}", self.namespace))
+            .arg(format!("--endpoint=http://{NODE}:{S3_PORT}"))
+            .args(["--region=us-east-1", "--path-style"])
+            .arg(format!("--key-file={}", self.key.path().display()))
+            .args(arguments)
+            .env("AWS_ACCESS_KEY_ID", S3_KEYS.0)
+            .env("AWS_SECRET_ACCESS_KEY", S3_KEYS.1)
+            .output()
+            .context("running tradewind")?;
+        let (said, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        ensure!(done.status.success(), "tradewind {}: {errors}{said}", arguments.join(" "));
+        Ok(said.into_owned())
+    }
+
+    /// How many snapshots it has that are not forgotten.
+    pub(crate) fn snapshots(&self) -> Result<usize> {
+        let said = self.run(&["snapshots", "--json"])?;
+        Ok(said.lines().filter(|line| line.contains("\"message_type\":\"snapshot\"")).count())
+    }
+}
+
+/// Bytes of all objects in the bucket of Velero's location, below a folder.
+pub(crate) fn stored(cluster: &Cluster, folder: &str) -> u64 {
+    fn below(folder: &PathBuf) -> u64 {
+        let Ok(entries) = fs::read_dir(folder) else { return 0 };
+        let size = |entry: fs::DirEntry| match entry.metadata() {
+            Ok(found) if found.is_dir() => below(&entry.path()),
+            Ok(found) => found.len(),
+            Err(_) => 0,
+        };
+        entries.flatten().map(size).sum()
+    }
+    below(&cluster.folder.join("s3/velero").join(folder))
 }

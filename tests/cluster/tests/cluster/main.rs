@@ -5,11 +5,13 @@
 
 mod agent;
 mod api;
+mod beside_velero;
 mod blocks;
 mod claims;
 mod faults;
 mod helm;
 mod images;
+mod jobs;
 mod snapshots;
 mod velero;
 mod volumes;

@@ -57,43 +57,61 @@ fn images(cluster: &Cluster) -> Result<()> {
     cluster.import(image)
 }
 
+/// The settings of a location in the cluster's S3 server, seen at `address`.
+pub(crate) fn settings(address: &str) -> String {
+    format!("region=us-east-1,s3ForcePathStyle=true,s3Url={address},checksumAlgorithm=")
+}
+
+/// Installs it, with its node agent and the location `default`.
 pub(crate) async fn install(cluster: &Cluster) -> Result<()> {
-    images(cluster)?;
     std::fs::create_dir_all(cluster.folder.join("s3/velero"))?;
+    let settings = settings(&format!("http://{NODE}:{S3_PORT}"));
+    let location = ["--provider=aws", "--bucket=velero", &format!("--backup-location-config={settings}")];
+    install_with(cluster, &location, "").await?;
+    available(cluster, "default").await
+}
+
+/// Installs it with other arguments, and with more objects.
+pub(crate) async fn install_with(cluster: &Cluster, location: &[&str], more: &str) -> Result<()> {
+    images(cluster)?;
     let keys = cluster.folder.join("velero.keys");
     let text = format!("[default]\naws_access_key_id={}\naws_secret_access_key={}\n", S3_KEYS.0, S3_KEYS.1);
     std::fs::write(&keys, text)?;
-    let keys = keys.display().to_string();
-    let location =
-        format!("region=us-east-1,s3ForcePathStyle=true,s3Url=http://{NODE}:{S3_PORT},checksumAlgorithm=");
-    let yaml = velero(&[
+    let keys = format!("--secret-file={}", keys.display());
+    let always = [
         "install",
         "--image=tradewind.test/velero:1",
         "--plugins=tradewind.test/velero-aws:1",
-        "--provider=aws",
-        "--bucket=velero",
-        &format!("--secret-file={keys}"),
-        &format!("--backup-location-config={location}"),
+        &keys,
         "--use-node-agent",
         "--features=EnableCSI",
         "--use-volume-snapshots=false",
         "--dry-run",
         "--output=yaml",
-    ])?;
+    ];
+    let yaml = velero(&[&always[..], location].concat())?;
     cluster.objects.apply(&yaml).await?;
+    cluster.objects.apply(more).await?;
     let servers: Api<Deployment> = Api::namespaced(cluster.client.clone(), "velero");
     let agents: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), "velero");
-    let kind = GroupVersionKind::gvk("velero.io", "v1", "BackupStorageLocation");
-    let locations: Api<DynamicObject> =
-        Api::namespaced_with(cluster.client.clone(), "velero", &ApiResource::from_gvk(&kind));
     let runs = async || {
         let server = servers.get("velero").await?.status.and_then(|status| status.ready_replicas);
         let agent = agents.get("node-agent").await?.status.map(|status| status.number_ready);
-        let location = locations.get("default").await?;
-        Ok((server == Some(1) && agent == Some(1) && location.data["status"]["phase"] == "Available")
-            .then_some(()))
+        Ok((server == Some(1) && agent == Some(1)).then_some(()))
     };
-    cluster.until("Velero, its node agent and its location", runs).await
+    cluster.until("Velero and its node agent", runs).await
+}
+
+/// Waits until a location can be used.
+pub(crate) async fn available(cluster: &Cluster, location: &str) -> Result<()> {
+    let kind = GroupVersionKind::gvk("velero.io", "v1", "BackupStorageLocation");
+    let locations: Api<DynamicObject> =
+        Api::namespaced_with(cluster.client.clone(), "velero", &ApiResource::from_gvk(&kind));
+    let is_available = async || {
+        let found = locations.get(location).await?;
+        Ok((found.data["status"]["phase"] == "Available").then_some(()))
+    };
+    cluster.until("Velero's location", is_available).await
 }
 
 /// There is one Velero at a time: whoever installs it holds this.
