@@ -60,7 +60,7 @@ async fn sweep(agent: &Agent) -> Result<(), kube::Error> {
     let backups: Api<Backup> = agent.ours();
     let locations = locations.list(&ListParams::default()).await?;
     let live = backups.list_metadata(&ListParams::default()).await?;
-    let live: HashSet<String> = live.iter().filter_map(|backup| backup.uid()).collect();
+    let live: HashSet<String> = live.iter().filter_map(kube::ResourceExt::uid).collect();
     for location in locations {
         if location.spec.access_mode == AccessMode::ReadOnly {
             continue;

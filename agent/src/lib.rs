@@ -4,11 +4,11 @@
 //! DataUpload     snapshot taken over ─► claim ─► pod holds the volume ─► descriptor ─► pipeline ─► bucket
 //! DataDownload   new volume ─► pod holds it ─► descriptor ─► pipeline fills it ─► it changes hands to the claim
 //! ```
-//! - [`life`]: what is done next with a job, decided from what is seen; [`reconcile`]: doing it;
-//! - [`upload`], [`download`]: the kinds of jobs;
-//! - [`pods`], [`handover`], [`holder`]: volumes without privilege;
-//! - [`jobs`], [`volumes`], [`repository`], [`budget`]: the data;
-//! - [`forget`]: what nobody needs any more; [`key`]: what must not be lost; [`metrics`]: what can be seen.
+//! - `life`: what is done next with a job, decided from what is seen; `reconcile`: doing it;
+//! - `upload`, `download`: the kinds of jobs;
+//! - `pods`, `handover`, `holder`: volumes without privilege;
+//! - `jobs`, `volumes`, `repository`, `budget`: the data;
+//! - `forget`: what nobody needs any more; `key`: what must not be lost; `metrics`: what can be seen.
 //!
 //! One agent runs on each node, in the namespace of Velero. What an agent knows is in the cluster: it may be killed
 //! anywhere, and the next one goes on.

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use tradewind_cluster::cluster::Cluster;
+use tradewind_cluster::cluster::{Cluster, say};
 use tradewind_cluster::components::S3_KEYS;
 use tradewind_cluster::image::{Image, tradewind};
 use tradewind_cluster::left;
@@ -37,6 +37,19 @@ pub(crate) fn install(cluster: &Cluster) -> Result<()> {
         "--set=verbosity=1,forgetting.interval=2s,forgetting.grace=1s",
     ])
     .map(drop)
+}
+
+/// Shows what there is to be seen of a test that failed.
+pub(crate) async fn show(cluster: &Cluster) {
+    for kind in ["DataUpload", "DataDownload"] {
+        for job in jobs(cluster, kind).await.unwrap_or_default() {
+            say(&format!("{kind} {}: {}", job.name_any(), job.data));
+        }
+    }
+    let words = ["--namespace=velero", "logs", "daemonset/tradewind", "--tail=300"];
+    if let Ok(logs) = Command::new("kubectl").args(words).output() {
+        say(&String::from_utf8_lossy(&logs.stdout));
+    }
 }
 
 /// Removes it.
@@ -171,7 +184,9 @@ impl Repository {
     /// How many snapshots it has that are not forgotten.
     pub(crate) fn snapshots(&self) -> Result<usize> {
         let said = self.run(&["snapshots", "--json"])?;
-        Ok(said.lines().filter(|line| line.contains("\"message_type\":\"snapshot\"")).count())
+        let last = said.lines().last().context("it said nothing")?;
+        let all = serde_json::from_str::<Value>(last)?["snapshots"].as_array().map(Vec::len);
+        all.with_context(|| format!("no list: {last}"))
     }
 }
 

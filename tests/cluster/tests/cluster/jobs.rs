@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
-use tradewind_cluster::cluster::{Cluster, inside, say};
+use tradewind_cluster::cluster::{Cluster, inside};
 use tradewind_cluster::folder::Level;
 
-use crate::agent::{self, KEY, NAMESPACE, change, ended, jobs, kill, limit, tidy, until};
+use crate::agent::{self, KEY, NAMESPACE, change, ended, kill, limit, tidy, until};
 use crate::claims::{Claim, Mode, pod, snapshot};
 use crate::velero::{install, one, velero};
 
@@ -62,9 +62,7 @@ fn jobs_end_as_they_must_and_nothing_is_left() {
         agent::install(cluster)?;
         let done = all(cluster).await;
         if done.is_err() {
-            for kind in ["DataUpload", "DataDownload"] {
-                say(&format!("{:#?}", jobs(cluster, kind).await));
-            }
+            agent::show(cluster).await;
         }
         done.and(agent::uninstall()).and(velero(&["uninstall", "--force"]).map(drop))
     });

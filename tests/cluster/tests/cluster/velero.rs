@@ -64,7 +64,12 @@ pub(crate) fn settings(address: &str) -> String {
 
 /// Installs it, with its node agent and the location `default`.
 pub(crate) async fn install(cluster: &Cluster) -> Result<()> {
-    std::fs::create_dir_all(cluster.folder.join("s3/velero"))?;
+    // What another test has put there has another key.
+    let bucket = cluster.folder.join("s3/velero");
+    if bucket.exists() {
+        std::fs::remove_dir_all(&bucket)?;
+    }
+    std::fs::create_dir_all(&bucket)?;
     let settings = settings(&format!("http://{NODE}:{S3_PORT}"));
     let location = ["--provider=aws", "--bucket=velero", &format!("--backup-location-config={settings}")];
     install_with(cluster, &location, "").await?;
