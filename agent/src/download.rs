@@ -12,7 +12,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use tradewind_k8s::velero::{DataDownload, Restore, RestorePhase};
+use tradewind_k8s::velero::{DataDownload, MovePhase, Restore, RestorePhase};
 use tradewind_pipeline::io::EngineChoice;
 use tradewind_pipeline::manifest::{VolumeKind, catalog};
 use tradewind_pipeline::pack::SessionId;
@@ -72,6 +72,10 @@ impl Move for DataDownload {
         to.accepted_timestamp = status.accepted;
     }
 
+    fn set_node(&mut self, node: &str) {
+        node.clone_into(&mut self.status.get_or_insert_default().node);
+    }
+
     /// The claim is made after this object; and where its class says so, only its first pod decides where its volume is.
     async fn ready(&self, agent: &Agent) -> Result<bool, kube::Error> {
         match target(agent, self).await? {
@@ -115,21 +119,30 @@ impl Move for DataDownload {
     }
 
     async fn clean_up(&self, agent: &Agent, uid: &Uid) -> Result<bool, kube::Error> {
-        let given = match self.annotations().get(VOLUME) {
-            None => false,
-            Some(volume) => is_given(agent, self, volume).await?,
-        };
-        if !pods::removed(agent, uid, !given).await? {
+        let volume = objects::marked(self, VOLUME, uid);
+        // Once complete the volume is the user's, whatever has become of the claim since.
+        let given = self.status().phase == MovePhase::Completed
+            || match volume {
+                None => false,
+                Some(volume) => is_given(agent, self, volume).await?,
+            };
+        if !pods::removed(agent, uid, volume.is_none()).await? {
             return Ok(false);
         }
         // Between both claims: nobody's, and nobody will come for it.
-        if let Some(volume) = self.annotations().get(VOLUME)
+        if let Some(name) = volume
             && !given
         {
             let volumes: Api<PersistentVolume> = agent.all();
-            if volumes.get_metadata_opt(volume).await?.is_some() {
-                let deleted = json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}});
-                objects::merge(&volumes, volume, &deleted).await?;
+            let target = target(agent, self).await?;
+            if let Some(volume) = volumes.get_opt(name).await?
+                && is_known(&volume, agent, uid, target.as_ref())
+            {
+                let deleted = json!({
+                    "metadata": {"resourceVersion": volume.resource_version()},
+                    "spec": {"persistentVolumeReclaimPolicy": "Delete"},
+                });
+                objects::merge(&volumes, name, &deleted).await?;
                 return Ok(false);
             }
         }
@@ -208,13 +221,13 @@ async fn hand_over(agent: &Agent, download: &DataDownload, uid: &Uid) -> Result<
     let to = &download.spec.target_volume;
     let shown = format!("{}/{}", to.namespace, to.pvc);
     let ours: Api<PersistentVolumeClaim> = agent.ours();
-    let Some(name) = download.annotations().get(VOLUME) else {
-        let claim = ours.get(&uid.name()).await?;
-        let Some(volume) = claim.spec.and_then(|spec| spec.volume_name) else {
+    let Some(name) = objects::marked(download, VOLUME, uid) else {
+        let claim = ours.get_opt(&uid.name()).await?;
+        let Some(volume) = claim.and_then(|claim| claim.spec?.volume_name) else {
             return Ok(Going::Nowhere("the claim that was filled has no volume".to_owned()));
         };
         let mut after = download.clone();
-        after.annotations_mut().insert(VOLUME.to_owned(), volume);
+        after.annotations_mut().insert(VOLUME.to_owned(), objects::mark(uid, &volume));
         objects::change(&agent.ours(), download, &after).await?;
         return on("the volume to change hands");
     };
@@ -225,15 +238,27 @@ async fn hand_over(agent: &Agent, download: &DataDownload, uid: &Uid) -> Result<
     let Some(volume) = volumes.get_opt(name).await? else {
         return Ok(Going::Nowhere(format!("volume {name} was deleted before claim {shown} got it")));
     };
+    if !is_known(&volume, agent, uid, Some(&target)) {
+        return Ok(Going::Nowhere(format!("volume {name} is another claim's by now")));
+    }
+    let has =
+        target.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).filter(|name| !name.is_empty());
+    if let Some(other) = has.filter(|other| *other != name) {
+        return Ok(Going::Nowhere(format!("claim {shown} has a volume already: {other}")));
+    }
     let spec = volume.spec.clone().unwrap_or_default();
     let policy = spec.persistent_volume_reclaim_policy.unwrap_or_else(|| "Delete".to_owned());
     if !is_of(&volume, &target) {
         if !volume.annotations().contains_key(RECLAIM) || policy != "Retain" {
             let keep = json!({
-                "metadata": {"annotations": {RECLAIM: volume.annotations().get(RECLAIM).unwrap_or(&policy)}},
+                "metadata": {
+                    "annotations": {RECLAIM: volume.annotations().get(RECLAIM).unwrap_or(&policy)},
+                    "resourceVersion": volume.resource_version(),
+                },
                 "spec": {"persistentVolumeReclaimPolicy": "Retain"},
             });
             objects::merge(&volumes, name, &keep).await?;
+            return on("the volume to change hands");
         }
         if let Some(held) = agent.handover.held(uid) {
             held.release();
@@ -256,20 +281,14 @@ async fn hand_over(agent: &Agent, download: &DataDownload, uid: &Uid) -> Result<
         objects::merge(&volumes, name, &given).await?;
         return on(format!("claim {shown} to be bound"));
     }
-    match target.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).filter(|name| !name.is_empty()) {
-        None => {
-            let claims: Api<PersistentVolumeClaim> = agent.of(&to.namespace);
-            let named = json!({
-                "metadata": {"resourceVersion": target.resource_version()},
-                "spec": {"volumeName": name},
-            });
-            objects::merge(&claims, &to.pvc, &named).await?;
-            return on(format!("claim {shown} to be bound"));
-        }
-        Some(other) if other != name => {
-            return Ok(Going::Nowhere(format!("claim {shown} has a volume already: {other}")));
-        }
-        Some(_) => {}
+    if has.is_none() {
+        let claims: Api<PersistentVolumeClaim> = agent.of(&to.namespace);
+        let named = json!({
+            "metadata": {"resourceVersion": target.resource_version()},
+            "spec": {"volumeName": name},
+        });
+        objects::merge(&claims, &to.pvc, &named).await?;
+        return on(format!("claim {shown} to be bound"));
     }
     let is_bound = |phase: Option<&String>| phase.is_some_and(|phase| phase == "Bound");
     let bound = is_bound(target.status.as_ref().and_then(|s| s.phase.as_ref()))
@@ -279,7 +298,7 @@ async fn hand_over(agent: &Agent, download: &DataDownload, uid: &Uid) -> Result<
     }
     if let Some(before) = volume.annotations().get(RECLAIM) {
         let back = json!({
-            "metadata": {"annotations": {RECLAIM: Value::Null}},
+            "metadata": {"annotations": {RECLAIM: Value::Null}, "resourceVersion": volume.resource_version()},
             "spec": {"persistentVolumeReclaimPolicy": before},
         });
         objects::merge(&volumes, name, &back).await?;
@@ -292,14 +311,30 @@ fn is_of(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
     of.is_some() && of == claim.metadata.uid
 }
 
-/// True when the volume is the waiting claim's, or another's of which nothing is known here.
+/// True for a volume that is the claim's that was filled, or the one's that waits: no other is touched, whatever somebody
+/// has written into the job.
+fn is_known(
+    volume: &PersistentVolume,
+    agent: &Agent,
+    uid: &Uid,
+    target: Option<&PersistentVolumeClaim>,
+) -> bool {
+    let of = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+    let filled = of.is_some_and(|of| {
+        of.namespace.as_ref() == Some(&agent.options.namespace) && of.name.as_ref() == Some(&uid.name())
+    });
+    filled || target.is_some_and(|target| is_of(volume, target))
+}
+
+/// True when the claim that waits has the volume.
 async fn is_given(agent: &Agent, download: &DataDownload, volume: &str) -> Result<bool, kube::Error> {
     let volumes: Api<PersistentVolume> = agent.all();
     let (Some(volume), Some(target)) = (volumes.get_opt(volume).await?, target(agent, download).await?)
     else {
         return Ok(false);
     };
-    Ok(is_of(&volume, &target))
+    let has = target.spec.as_ref().and_then(|spec| spec.volume_name.as_ref());
+    Ok(is_of(&volume, &target) && has == volume.metadata.name.as_ref())
 }
 
 /// Moves the data of a download.

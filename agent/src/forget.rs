@@ -54,7 +54,7 @@ pub(crate) async fn run(agent: Arc<Agent>) {
     }
 }
 
-/// Looks once, through all locations. What fails in one is said, and does not keep the others.
+/// Looks once, through all locations and namespaces. What fails in one is said, and does not keep the others.
 async fn sweep(agent: &Agent) -> Result<(), kube::Error> {
     let locations: Api<BackupStorageLocation> = agent.ours();
     let backups: Api<Backup> = agent.ours();
@@ -77,43 +77,59 @@ async fn location_swept(agent: &Agent, location: &str, live: &HashSet<String>) -
     let (limits, progress) = (agent.budget.for_one(), Arc::new(Progress::default()));
     let root = agent.keys.root(location, &limits, &progress).await?;
     for namespace in namespaces(&root).await? {
-        let repository = agent.keys.open(location, &namespace, false, &limits, &progress).await?;
-        let mut claims = Vec::new();
-        let grace = agent.options.forget_grace;
-        let collect = &mut |listed: catalog::Listed| {
-            if let (Some(at), What::Snapshot(found)) = (listed.at, &listed.what)
-                && let (Some(backup), Some(uid)) = (found.tags.get(BACKUP), found.tags.get(BACKUP_UID))
-            {
-                let timeout = found.tags.get(OPERATION_TIMEOUT).and_then(|text| text.parse().ok());
-                claims.push(Claim {
-                    at,
-                    backup: backup.clone(),
-                    uid: uid.clone(),
-                    grace: grace.max(Duration::from_secs(timeout.unwrap_or_default())),
-                    since_ms: listed.modified_ms,
-                });
+        if let Err(error) = Box::pin(namespace_swept(agent, location, &namespace, &root, live)).await {
+            tracing::warn!(
+                "looking for backups of {namespace} that are gone from storage location {location}: {error}"
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn namespace_swept(
+    agent: &Agent,
+    location: &str,
+    namespace: &str,
+    root: &Arc<dyn Store>,
+    live: &HashSet<String>,
+) -> Result<(), Error> {
+    let (limits, progress) = (agent.budget.for_one(), Arc::new(Progress::default()));
+    let repository = agent.keys.open(location, namespace, false, &limits, &progress).await?;
+    let mut claims = Vec::new();
+    let grace = agent.options.forget_grace;
+    let collect = &mut |listed: catalog::Listed| {
+        if let (Some(at), What::Snapshot(found)) = (listed.at, &listed.what)
+            && let (Some(backup), Some(uid)) = (found.tags.get(BACKUP), found.tags.get(BACKUP_UID))
+        {
+            let timeout = found.tags.get(OPERATION_TIMEOUT).and_then(|text| text.parse().ok());
+            claims.push(Claim {
+                at,
+                backup: backup.clone(),
+                uid: uid.clone(),
+                grace: grace.max(Duration::from_secs(timeout.unwrap_or_default())),
+                since_ms: listed.modified_ms,
+            });
+        }
+        Ok(())
+    };
+    catalog::visit(&repository, &Filter::default(), collect).await?;
+    let now_ms = repository.now_ms().await?;
+    let mut there = HashMap::new();
+    for claim in claims.iter().filter(|claim| is_old(claim, now_ms) && !live.contains(&claim.uid)) {
+        let uid = match there.get(&claim.backup) {
+            Some(uid) => uid,
+            None => {
+                let uid = in_bucket(root, &claim.backup).await?;
+                there.entry(claim.backup.clone()).or_insert(uid)
             }
-            Ok(())
         };
-        catalog::visit(&repository, &Filter::default(), collect).await?;
-        let now_ms = repository.now_ms().await?;
-        let mut there = HashMap::new();
-        for claim in claims.iter().filter(|claim| is_old(claim, now_ms) && !live.contains(&claim.uid)) {
-            let uid = match there.get(&claim.backup) {
-                Some(uid) => uid,
-                None => {
-                    let uid = in_bucket(&root, &claim.backup).await?;
-                    there.entry(claim.backup.clone()).or_insert(uid)
-                }
-            };
-            if !is_gone(uid, &claim.uid) {
-                continue;
-            }
-            let why = format!("backup {} is not in the bucket any more", claim.backup);
-            if manifest::forget(&repository, claim.at, &why).await? {
-                agent.metrics.forgot();
-                tracing::info!(snapshot = %claim.at.id, namespace, location, "forgotten: {why}");
-            }
+        if !is_gone(uid, &claim.uid) {
+            continue;
+        }
+        let why = format!("backup {} is not in the bucket any more", claim.backup);
+        if manifest::forget(&repository, claim.at, &why).await? {
+            agent.metrics.forgot();
+            tracing::info!(snapshot = %claim.at.id, namespace, location, "forgotten: {why}");
         }
     }
     Ok(())

@@ -273,7 +273,8 @@ mod tests {
         let (sender, changes) = tokio::sync::mpsc::unbounded_channel();
         let path = folder.path().to_owned();
         tokio::spawn(handover.clone().listen(Box::leak(Box::new(path)), One(sender)));
-        while !folder.path().join(SOCKET).exists() {
+        // It is there before somebody listens.
+        while Plain::connect(folder.path().join(SOCKET)).is_err() {
             tokio::task::yield_now().await;
         }
         Setup { folder, handover, changes }

@@ -65,6 +65,16 @@ impl fmt::Display for Uid {
     }
 }
 
+/// What an annotation says of this very job: one that came along with a copy of another's object says nothing.
+pub(crate) fn mark(uid: &Uid, text: &str) -> String {
+    format!("{uid}/{text}")
+}
+
+/// What [`mark`] wrote.
+pub(crate) fn marked<'a>(job: &'a impl kube::ResourceExt, key: &str, uid: &Uid) -> Option<&'a str> {
+    job.annotations().get(key)?.strip_prefix(uid.as_str())?.strip_prefix('/')
+}
+
 /// The metadata of what is made for a job: its name, the job's UID as a label, and the job as its owner, so that it goes with
 /// the job whatever happens to this agent.
 pub(crate) fn made_for<K: Resource<DynamicType = ()>>(job: &K, uid: &Uid) -> ObjectMeta {
@@ -122,14 +132,30 @@ where
     api.patch(name, &PatchParams::default(), &Patch::Merge(fields)).await
 }
 
-/// True when the API server does not want the object, whenever it is asked: trying again is no use.
+/// True when the API server does not want the object, whenever it is asked: trying again is no use. Not where it forbids
+/// something (403): it does so for a moment after its start, and while a quota is used up.
 pub(crate) fn is_refusal(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422))
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 422))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_counts_for_its_own_job() {
+        let [one, other] = [b'0', b'1'].map(|first| {
+            let mut text = *b"01234567-89ab-cdef-0123-456789abcdef";
+            text[0] = first;
+            Uid::parse(&text).unwrap()
+        });
+        let mut job = k8s_openapi::api::core::v1::Pod::default();
+        job.annotations_mut().insert(VOLUME.to_owned(), mark(&one, "pv-1"));
+        assert_eq!((marked(&job, VOLUME, &one), marked(&job, VOLUME, &other)), (Some("pv-1"), None));
+        assert_eq!(marked(&job, NODE, &one), None);
+        job.annotations_mut().insert(VOLUME.to_owned(), "pv-1".to_owned());
+        assert_eq!(marked(&job, VOLUME, &one), None);
+    }
 
     #[test]
     fn uids_cannot_smuggle_anything_into_names() {

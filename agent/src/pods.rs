@@ -372,3 +372,42 @@ fn requirements(selector: &LabelSelector) -> impl Iterator<Item = NodeSelectorRe
     });
     plain.chain(other)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(status: &serde_json::Value) -> Holder {
+        let pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [], "nodeName": "one"}, "status": status});
+        holder(Some(&serde_json::from_value(pod).unwrap()))
+    }
+
+    #[test]
+    fn a_pod_says_why_it_does_not_hold_its_volume() {
+        assert_eq!(seen(&json!({"phase": "Running"})), Holder::Running("one".into()));
+        assert!(matches!(holder(None), Holder::Gone(_)));
+        let waiting = |reason: &str| {
+            let state = json!({"waiting": {"reason": reason, "message": "no image"}});
+            json!({"phase": "Pending", "containerStatuses": [{
+                "name": "hold", "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": state}]})
+        };
+        assert!(
+            matches!(seen(&waiting("ErrImageNeverPull")), Holder::Hopeless(why) if why.contains("no image"))
+        );
+        assert!(
+            matches!(seen(&waiting("ContainerCreating")), Holder::Pending(why) if why.contains("no image"))
+        );
+        let unschedulable = json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]});
+        assert!(matches!(seen(&unschedulable), Holder::Pending(why) if why.contains("0/1 nodes")));
+        let ended = json!({"phase": "Failed", "containerStatuses": [{
+            "name": "hold", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+            "state": {"terminated": {"exitCode": 2, "message": "cannot open /volume"}}}]});
+        assert!(matches!(seen(&ended), Holder::Gone(why) if why.ends_with("cannot open /volume")));
+        let evicted =
+            json!({"phase": "Failed", "reason": "Evicted", "message": "the node was low on memory"});
+        assert!(matches!(seen(&evicted), Holder::Gone(why) if why.ends_with("low on memory")));
+        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"}});
+        assert!(matches!(holder(Some(&serde_json::from_value(going).unwrap())), Holder::Gone(_)));
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Resource, ResourceExt as _};
@@ -17,13 +17,16 @@ use serde::de::DeserializeOwned;
 use tradewind_k8s::velero::{DataDownload, DataUpload, MovePhase, MoveProgress};
 use tradewind_pipeline::progress::{Counter, Progress};
 
+use crate::Mode;
 use crate::agent::Agent;
 use crate::handover::Held;
 use crate::jobs::{Ended, Moved};
-use crate::life::{Seen, Step, Whose, decide};
+use crate::life::{Seen, Step, Whose, Work, decide};
 use crate::objects::{self, FINALIZER, NODE, Uid, VOLUME};
 use crate::pods::{Holder, holder};
 
+/// How long one look at a job may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How soon to look again where nothing tells of a change.
 const SOON: Duration = Duration::from_millis(500);
 /// How soon to look again whether there is room for one more volume in preparation; as Velero's agent does.
@@ -72,6 +75,8 @@ pub(crate) trait Move:
     fn status(&self) -> Status;
     /// Writes the status; of how it was done only what is given.
     fn write(&mut self, status: Status, moved: Option<&Moved>);
+    /// Writes where its data moves.
+    fn set_node(&mut self, node: &str);
     /// True once it can be begun.
     fn ready(&self, agent: &Agent) -> impl Future<Output = Result<bool, kube::Error>> + Send;
     /// Makes its volume and the pod that holds it, or what is missing of them.
@@ -110,9 +115,21 @@ pub(crate) async fn reconcile<M: Move>(
         return Ok(Action::await_change());
     }
     let job = Job { agent: &agent, job, uid, status: job.status() };
-    let step = decide(&job.seen());
-    tracing::debug!(kind = %M::kind(&()), name = job.job.name_any(), phase = job.status.phase.as_str(), ?step);
-    job.take(step).await
+    // An answer that never comes must not keep the job for ever. Every step may be done again.
+    let step = tokio::time::timeout(PATIENCE, job.next());
+    step.await.unwrap_or_else(|_| {
+        tracing::warn!(kind = %M::kind(&()), name = job.job.name_any(), "the API server does not answer");
+        Ok(Action::requeue(SOON))
+    })
+}
+
+impl<M: Move> Job<'_, M> {
+    async fn next(&self) -> Result<Action, kube::Error> {
+        let step = decide(&self.seen());
+        let (name, phase) = (self.job.name_any(), self.status.phase.as_str());
+        tracing::debug!(kind = %M::kind(&()), name, phase, ?step);
+        self.take(step).await
+    }
 }
 
 /// A job that is looked at.
@@ -131,17 +148,17 @@ impl<M: Move> Job<'_, M> {
             _ => Whose::Theirs,
         };
         let accepted = self.status.accepted.as_ref().map(|time| time.0);
-        let limit = self.agent.prepare_timeout();
+        let limit = SignedDuration::try_from(self.agent.prepare_timeout()).unwrap_or(SignedDuration::MAX);
         Seen {
             phase: self.status.phase.clone(),
             stop: self.job.cancel() || self.job.meta().deletion_timestamp.is_some(),
             finalizer: self.job.finalizers().iter().any(|found| found == FINALIZER),
             acceptor: whose(&self.status.accepted_by),
-            mover: whose(self.job.annotations().get(NODE).map_or("", String::as_str)),
+            mover: whose(objects::marked(self.job, NODE, &self.uid).unwrap_or_default()),
             held: self.agent.handover.held(&self.uid).is_some(),
             pod_gone: matches!(holder(self.agent.holder(&self.uid).as_deref()), Holder::Gone(_)),
-            overdue: accepted.is_some_and(|at| Timestamp::now().duration_since(at).unsigned_abs() > limit),
-            moved: self.job.annotations().contains_key(VOLUME),
+            overdue: accepted.is_some_and(|at| Timestamp::now().duration_since(at) > limit),
+            moved: objects::marked(self.job, VOLUME, &self.uid).is_some(),
             work: self.agent.jobs.work(&self.uid),
         }
     }
@@ -175,9 +192,10 @@ impl<M: Move> Job<'_, M> {
             Step::Conclude => self.conclude().await,
             Step::Cancel => self.end(MovePhase::Canceled, "it was canceled", None).await,
             Step::TimeOut => {
-                let why = match self.exposed().await? {
-                    Going::On(why) | Going::Nowhere(why) => why,
-                    Going::Done => "its volume to be taken by an agent".to_owned(),
+                let why = match self.exposed().await {
+                    Ok(Going::On(why) | Going::Nowhere(why)) => why,
+                    Ok(Going::Done) => "its volume to be taken by an agent".to_owned(),
+                    Err(error) => error.to_string(),
                 };
                 let limit = self.agent.prepare_timeout().as_secs();
                 self.end(MovePhase::Failed, &format!("after {limit} s it still waited for {why}"), None).await
@@ -258,7 +276,11 @@ impl<M: Move> Job<'_, M> {
         let status = Status { phase: MovePhase::Prepared, message: String::new(), ..self.status.clone() };
         let node = self.agent.options.node.clone();
         self.change(status, None, |job| {
-            job.annotations_mut().insert(NODE.to_owned(), node);
+            // Where Velero's own agent is not, nobody takes it the wrong way, and `kubectl get` shows it.
+            if self.agent.options.mode == Mode::Standalone {
+                job.set_node(&node);
+            }
+            job.annotations_mut().insert(NODE.to_owned(), objects::mark(&self.uid, &node));
         })
         .await?;
         Ok(Action::await_change())
@@ -295,7 +317,10 @@ impl<M: Move> Job<'_, M> {
 
     async fn conclude(&self) -> Result<Action, kube::Error> {
         match self.job.conclude(self.agent, &self.uid).await? {
-            Going::On(_) => Ok(Action::requeue(SOON)),
+            Going::On(why) => {
+                self.say(&why).await?;
+                Ok(Action::requeue(SOON))
+            }
             Going::Nowhere(why) => self.end(MovePhase::Failed, &why, None).await,
             Going::Done => {
                 let moved = match self.agent.jobs.ended(&self.uid) {
@@ -350,6 +375,12 @@ impl<M: Move> Job<'_, M> {
     }
 
     async fn clean_up(&self) -> Result<Action, kube::Error> {
+        // Somebody else may have written the end.
+        self.agent.jobs.stop(&self.uid);
+        if self.agent.jobs.work(&self.uid) == Work::Running {
+            return Ok(Action::requeue(SOON));
+        }
+        self.agent.jobs.forget(&self.uid);
         if let Some(held) = self.agent.handover.held(&self.uid) {
             held.release();
         }

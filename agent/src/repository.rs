@@ -1,7 +1,7 @@
 //! The repository of a namespace in a storage location: where it is, who may go there, and its key.
 //!
 //! The key is a Secret of the installation: one that the user brought, or random bytes, made while the first repository
-//! of a location is. It is never made for a location that has a repository: that one's key would be lost behind it.
+//! of all locations is. It is never made where a location has one: that one's key would be lost behind it.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Secret, SecretKeySelector};
-use kube::{Api, Client};
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt as _};
 use tradewind_k8s::bucket::{self, Bucket};
 use tradewind_k8s::velero::{BackupStorageLocation, BackupStorageLocationSpec};
 use tradewind_pipeline::limits::Limits;
@@ -139,7 +140,7 @@ impl Keys {
         self.secret(&selector).await.map(Some)
     }
 
-    /// Makes a key, unless the location has repositories already, of whatever namespace.
+    /// Makes a key, unless there are repositories already, in whatever location and of whatever namespace.
     async fn make_key(
         &self,
         location: &str,
@@ -147,9 +148,15 @@ impl Keys {
         progress: &Arc<Progress>,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let all = self.root(location, limits, progress).await?;
-        let listing = all.list(REPOSITORIES, None).await.map_err(tradewind_pipeline::Error::from)?;
-        if !listing.objects.is_empty() {
-            return Err(self.missing(&all));
+        // There is one key for all locations: one that cannot be looked at may have repositories whose key is lost.
+        let locations: Api<BackupStorageLocation> = Api::namespaced(self.client.clone(), &self.namespace);
+        let found = locations.list(&ListParams::default()).await;
+        for other in found.map_err(|e| Error::Cluster("listing storage locations".to_owned(), e))? {
+            let store = self.root(&other.name_any(), limits, progress).await?;
+            let listing = store.list(REPOSITORIES, None).await.map_err(tradewind_pipeline::Error::from)?;
+            if !listing.objects.is_empty() {
+                return Err(self.missing(&store));
+            }
         }
         let mut key = Zeroizing::new(vec![0; KEY_BYTES]);
         getrandom::fill(&mut key).map_err(|e| Error::Location(format!("no random bytes: {e}")))?;

@@ -137,6 +137,17 @@ async fn config(client: &Client, options: &Options) -> Result<Config, Error> {
     for setting in config.unknown() {
         tracing::warn!("ConfigMap {name}: there is no setting {setting}");
     }
+    for (class, volume) in &config.backup_pvc {
+        if volume.spc_no_relabeling || !volume.secret_names.is_empty() || !volume.config_map_names.is_empty()
+        {
+            tracing::warn!(
+                "ConfigMap {name}: backupPVC.{class}: spcNoRelabeling, secretNames and configMapNames are not supported"
+            );
+        }
+    }
+    if config.cache_pvc.is_some() {
+        tracing::warn!("ConfigMap {name}: cachePVC is not used: restores need no cache of their size");
+    }
     Ok(config)
 }
 

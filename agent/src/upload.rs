@@ -5,7 +5,7 @@
 //! without an object that names it, whenever the agent is killed: Velero 1.18.3, `pkg/exposer/csi_snapshot.go`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use tradewind_k8s::labels;
+use tradewind_k8s::node_agent::Config;
 use tradewind_k8s::quantity;
 use tradewind_k8s::snapshot::{
     ContentSource, MANAGED_BY, SnapshotReference, SnapshotSource, VolumeSnapshot, VolumeSnapshotContent,
@@ -86,6 +87,10 @@ impl Move for DataUpload {
         }
     }
 
+    fn set_node(&mut self, node: &str) {
+        node.clone_into(&mut self.status.get_or_insert_default().node);
+    }
+
     async fn ready(&self, _: &Agent) -> Result<bool, kube::Error> {
         Ok(true)
     }
@@ -110,8 +115,15 @@ impl Move for DataUpload {
             }
             let source: Api<PersistentVolumeClaim> = agent.of(&self.spec.source_namespace);
             let source = source.get_opt(&self.spec.source_pvc).await?;
-            let claim = claim(agent, self, uid, source.as_ref(), &content, &status.restore_size);
-            objects::create(&claims, &claim).await?;
+            match claim(&agent.config, self, uid, source.as_ref(), &content, &status.restore_size) {
+                Some(claim) => objects::create(&claims, &claim).await?,
+                None => {
+                    let claim = format!("{}/{}", self.spec.source_namespace, self.spec.source_pvc);
+                    return Ok(Going::Nowhere(format!(
+                        "whether claim {claim} was a file system or a device is not known any more"
+                    )));
+                }
+            }
         }
         let claim = claims.get(&name).await?;
         let spec = claim.spec.unwrap_or_default();
@@ -186,7 +198,14 @@ async fn take_over(
             if !status.ready_to_use {
                 return Ok(Err(Going::On(format!("{shown} to be ready{}", because(status.error.as_ref())))));
             }
-            let from = contents.get(&status.bound_volume_snapshot_content_name).await?;
+            let bound = &status.bound_volume_snapshot_content_name;
+            let Some(from) = contents.get_opt(bound).await? else {
+                return Ok(Err(Going::Nowhere(format!("the content {bound} of {shown} is not there"))));
+            };
+            let of = &from.spec.volume_snapshot_ref;
+            if of.uid != source.uid().unwrap_or_default() {
+                return Ok(Err(Going::Nowhere(format!("the content {bound} is not that of {shown}"))));
+            }
             let Some(content) = content_of(uid, &agent.options.namespace, &from) else {
                 return Ok(Err(Going::On(format!("{shown} to have a handle"))));
             };
@@ -241,6 +260,8 @@ fn content_of(uid: &Uid, namespace: &str, from: &VolumeSnapshotContent) -> Optio
             driver: from.spec.driver.clone(),
             source: ContentSource { snapshot_handle: handle, ..ContentSource::default() },
             volume_snapshot_class_name: from.spec.volume_snapshot_class_name.clone(),
+            // So that nobody makes a volume of another mode from it by mistake.
+            source_volume_mode: from.spec.source_volume_mode.clone(),
             ..VolumeSnapshotContentSpec::default()
         },
     );
@@ -259,34 +280,40 @@ fn content_of(uid: &Uid, namespace: &str, from: &VolumeSnapshotContent) -> Optio
     Some(content)
 }
 
-/// The claim to a volume that is made from the snapshot.
+/// The claim to a volume that is made from the snapshot. Nothing where nobody knows of what mode that is: a device that is
+/// taken for a file system would be formatted.
 fn claim(
-    agent: &Agent,
+    config: &Config,
     upload: &DataUpload,
     uid: &Uid,
     source: Option<&PersistentVolumeClaim>,
     content: &VolumeSnapshotContent,
     restore_size: &str,
-) -> PersistentVolumeClaim {
+) -> Option<PersistentVolumeClaim> {
     let csi = upload.spec.csi_snapshot.clone().unwrap_or_default();
-    let wanted = agent.config.backup_pvc.get(&csi.storage_class).cloned().unwrap_or_default();
-    let spec = source.and_then(|claim| claim.spec.as_ref());
+    let wanted = config.backup_pvc.get(&csi.storage_class).cloned().unwrap_or_default();
+    // One that was made anew with its name says nothing of the snapshot.
+    let is_it = |claim: &&PersistentVolumeClaim| {
+        upload.labels().get(labels::PVC_UID).is_none_or(|uid| claim.metadata.uid.as_ref() == Some(uid))
+    };
+    let spec = source.filter(is_it).and_then(|claim| claim.spec.as_ref());
     let requested = spec
         .and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"))
         .and_then(|amount| quantity::bytes(&amount.0));
     let size = quantity::bytes(restore_size).max(requested).unwrap_or_default();
-    let mode = spec.and_then(|spec| spec.volume_mode.clone());
-    let mode = mode.or(Some(content.spec.source_volume_mode.clone()).filter(|mode| !mode.is_empty()));
+    let mode = Some(content.spec.source_volume_mode.clone()).filter(|mode| !mode.is_empty());
+    let mode =
+        mode.or_else(|| spec.map(|spec| spec.volume_mode.clone().unwrap_or_else(|| "Filesystem".into())))?;
     let class = if wanted.storage_class.is_empty() { csi.storage_class } else { wanted.storage_class };
     let access = if wanted.read_only { "ReadOnlyMany" } else { "ReadWriteOnce" };
     let mut metadata = made_for(upload, uid);
     metadata.annotations = Some(wanted.annotations).filter(|all| !all.is_empty());
-    PersistentVolumeClaim {
+    Some(PersistentVolumeClaim {
         metadata,
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec![access.to_owned()]),
             storage_class_name: Some(class),
-            volume_mode: mode,
+            volume_mode: Some(mode),
             data_source: Some(TypedLocalObjectReference {
                 api_group: Some("snapshot.storage.k8s.io".to_owned()),
                 kind: "VolumeSnapshot".to_owned(),
@@ -299,7 +326,7 @@ fn claim(
             ..PersistentVolumeClaimSpec::default()
         }),
         status: None,
-    }
+    })
 }
 
 /// Deletes a snapshot that nobody took over, and the storage's with it, whatever its class says: whoever asked for it will
@@ -307,7 +334,8 @@ fn claim(
 async fn remove_with_storage(agent: &Agent, snapshot: &VolumeSnapshot) -> Result<(), kube::Error> {
     let contents: Api<VolumeSnapshotContent> = agent.all();
     let bound = snapshot.status.clone().unwrap_or_default().bound_volume_snapshot_content_name;
-    if let Some(content) = contents.get_opt(&bound).await?
+    if !bound.is_empty()
+        && let Some(content) = contents.get_opt(&bound).await?
         && content.spec.deletion_policy != "Delete"
     {
         objects::merge(&contents, &bound, &json!({"spec": {"deletionPolicy": "Delete"}})).await?;
@@ -353,6 +381,7 @@ async fn back_up(
     if let Some(bytes) = volumes::in_use(&volume) {
         progress.expect_total(bytes);
     }
+    let first = volumes::first_skipped(progress);
     let backup = backup_of(agent, upload).await?;
     let tags = [
         (forget::BACKUP, backup.as_ref().map(|backup| backup.name.clone())),
@@ -382,6 +411,104 @@ async fn back_up(
     let report = volumes::back_up(repository, options, Arc::clone(progress)).await?;
     agent.metrics.used(&report.engine.kind.to_string());
     let snapshot = report.manifest.as_ref().map(|manifest| manifest.id.to_string()).unwrap_or_default();
+    if report.skipped > 0 {
+        // Nothing changes while a snapshot is read: what cannot be read is missing, and a backup without it is none.
+        let first = first.lock().unwrap_or_else(PoisonError::into_inner).join("; ");
+        let many = report.skipped;
+        return Err(Error::Location(format!(
+            "items that could not be read, in whole or in part: {many}: {first}"
+        )));
+    }
     let notes = volumes::notes(progress, report.skipped, report.warnings);
     Ok(Moved { snapshot, total: progress.get(Counter::Done), new: report.statistics.stored, notes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uid() -> Uid {
+        Uid::parse(b"01234567-89ab-cdef-0123-456789abcdef").unwrap()
+    }
+
+    fn source() -> VolumeSnapshotContent {
+        serde_json::from_value(json!({
+            "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotContent",
+            "metadata": {"name": "snapcontent-1", "labels": {"x": "y", MANAGED_BY: "node"}, "annotations": {
+                "snapshot.storage.kubernetes.io/deletion-secret-name": "s"}},
+            "spec": {"deletionPolicy": "Retain", "driver": "d", "source": {"volumeHandle": "v"},
+                "volumeSnapshotRef": {"name": "n", "namespace": "app"}, "volumeSnapshotClassName": "c",
+                "sourceVolumeMode": "Block"},
+            "status": {"snapshotHandle": "handle"},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_content_takes_the_storages_snapshot_over() {
+        let content = content_of(&uid(), "velero", &source()).unwrap();
+        assert_eq!(
+            (content.spec.source.snapshot_handle.as_str(), content.spec.driver.as_str()),
+            ("handle", "d")
+        );
+        assert!(
+            content.spec.source.volume_handle.is_empty() && content.spec.volume_snapshot_ref.uid.is_empty()
+        );
+        assert_eq!(content.spec.deletion_policy, "Delete");
+        // Without its Secret the storage would not let it go.
+        assert_eq!(content.annotations()["snapshot.storage.kubernetes.io/deletion-secret-name"], "s");
+        assert_eq!(content.annotations()[TAKEN_FROM], "snapcontent-1");
+        assert_eq!((content.labels().get("x"), content.labels()[MANAGED_BY].as_str()), (None, "node"));
+        let mut without = source();
+        without.status = None;
+        assert!(content_of(&uid(), "velero", &without).is_none());
+    }
+
+    #[test]
+    fn a_claim_is_as_large_as_it_must_be() {
+        let upload: DataUpload = serde_json::from_value(json!({
+            "apiVersion": "velero.io/v2alpha1", "kind": "DataUpload",
+            "metadata": {"name": "a", "uid": uid().as_str()},
+            "spec": {"snapshotType": "CSI", "sourcePVC": "p", "sourceNamespace": "n", "backupStorageLocation": "b",
+                "operationTimeout": "10m0s", "csiSnapshot": {"volumeSnapshot": "s", "storageClass": "gold"}},
+        }))
+        .unwrap();
+        let source_claim: PersistentVolumeClaim = serde_json::from_value(json!({
+            "spec": {"volumeMode": "Filesystem", "resources": {"requests": {"storage": "2Gi"}}},
+        }))
+        .unwrap();
+        let text = r#"{"backupPVC": {"gold": {"storageClass": "fast", "readOnly": true, "annotations": {"a": "b"}}}}"#;
+        let config = Config::read(&[("k".to_owned(), text.to_owned())].into()).unwrap();
+        let taken = content_of(&uid(), "velero", &source()).unwrap();
+        let made = |config: &Config, source: Option<&PersistentVolumeClaim>, size: &str| {
+            let spec = claim(config, &upload, &uid(), source, &taken, size).unwrap().spec.unwrap();
+            let size = spec.resources.unwrap().requests.unwrap()["storage"].0.clone();
+            (
+                spec.storage_class_name.unwrap(),
+                spec.access_modes.unwrap().remove(0),
+                spec.volume_mode.unwrap(),
+                size,
+            )
+        };
+        let of = |class: &str, access: &str, mode: &str, size: u64| {
+            (class.to_owned(), access.to_owned(), mode.to_owned(), size.to_string())
+        };
+        let plain = made(&Config::default(), Some(&source_claim), "3Gi");
+        // What the snapshot was taken of counts: the claim may have been made anew.
+        assert_eq!(plain, of("gold", "ReadWriteOnce", "Block", 3 << 30));
+        assert_eq!(made(&config, Some(&source_claim), ""), of("fast", "ReadOnlyMany", "Block", 2 << 30));
+        assert_eq!(made(&config, None, "1Gi"), of("fast", "ReadOnlyMany", "Block", 1 << 30));
+        // The snapshot does not say; then only the very claim does.
+        let mut silent = taken.clone();
+        silent.spec.source_volume_mode.clear();
+        let mode = |upload: &DataUpload, source| {
+            claim(&config, upload, &uid(), source, &silent, "1Gi")
+                .map(|claim| claim.spec.unwrap().volume_mode.unwrap())
+        };
+        assert_eq!(mode(&upload, Some(&source_claim)).as_deref(), Some("Filesystem"));
+        assert_eq!(mode(&upload, None), None);
+        let mut labelled = upload.clone();
+        labelled.labels_mut().insert(labels::PVC_UID.to_owned(), "another".to_owned());
+        assert_eq!(mode(&labelled, Some(&source_claim)), None);
+    }
 }

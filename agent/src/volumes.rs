@@ -1,7 +1,7 @@
 //! What is moved: a held volume as the data plane takes it, and the runs over it.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FileType, Mode as Bits, OFlags, fcntl_getfl, fstat, fstatvfs, openat};
 use tokio::runtime::Handle;
@@ -68,6 +68,20 @@ async fn blocking<T: Send + 'static>(run: impl FnOnce(&Handle) -> Result<T> + Se
     let runtime = Handle::current();
     let done = tokio::task::spawn_blocking(move || run(&runtime)).await;
     done.unwrap_or_else(|error| Err(Error::Internal(error.to_string())))
+}
+
+/// The first items that a run leaves out, once it has: with their reasons.
+pub(crate) fn first_skipped(progress: &Progress) -> Arc<Mutex<Vec<String>>> {
+    const MOST: usize = 3;
+    let first: Arc<Mutex<Vec<String>>> = Arc::default();
+    let kept = Arc::clone(&first);
+    progress.on_skip(move |item| {
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < MOST {
+            kept.push(format!("{}: {}", String::from_utf8_lossy(&item.path), item.reason));
+        }
+    });
+    first
 }
 
 /// How a run has ended: what was left out is a note, not a failure.

@@ -73,7 +73,7 @@ pub(crate) struct AgentArgs {
     pub(crate) forget_interval: Duration,
 
     /// How old such a snapshot must be, at least as old as the backup's operations may take
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "72h", value_parser = values::duration)]
     pub(crate) forget_grace: Duration,
 }
 
