@@ -148,11 +148,19 @@ impl Keys {
         progress: &Arc<Progress>,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let all = self.root(location, limits, progress).await?;
-        // There is one key for all locations: one that cannot be looked at may have repositories whose key is lost.
+        // There is one key for all locations: one that cannot be reached may have repositories whose key is lost.
         let locations: Api<BackupStorageLocation> = Api::namespaced(self.client.clone(), &self.namespace);
         let found = locations.list(&ListParams::default()).await;
         for other in found.map_err(|e| Error::Cluster("listing storage locations".to_owned(), e))? {
-            let store = self.root(&other.name_any(), limits, progress).await?;
+            let store = match self.root(&other.name_any(), limits, progress).await {
+                Ok(store) => store,
+                // Of another provider, or with settings that are not understood: nothing of ours is there.
+                Err(Error::Location(why)) => {
+                    tracing::info!("not looked at before a key is made: {why}");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let listing = store.list(REPOSITORIES, None).await.map_err(tradewind_pipeline::Error::from)?;
             if !listing.objects.is_empty() {
                 return Err(self.missing(&store));

@@ -166,9 +166,15 @@ impl Move for DataUpload {
         }
         let snapshots: Api<VolumeSnapshot> = agent.ours();
         let contents: Api<VolumeSnapshotContent> = agent.all();
-        let snapshot = objects::delete(&snapshots, &name).await?;
-        let content = objects::delete(&contents, &name).await?;
-        Ok(snapshot && content)
+        if !objects::delete(&snapshots, &name).await? {
+            return Ok(false);
+        }
+        // The snapshot controller takes it along; one that we delete beside it makes both wait for each other.
+        let Some(content) = contents.get_opt(&name).await? else { return Ok(true) };
+        if content.metadata.deletion_timestamp.is_none() {
+            objects::delete(&contents, &name).await?;
+        }
+        Ok(false)
     }
 }
 

@@ -8,6 +8,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tradewind_cluster::cluster::{Cluster, inside};
 use tradewind_cluster::folder::Level;
+use tradewind_cluster::network::{NODE, S3_PORT};
 
 use crate::agent::{self, KEY, NAMESPACE, change, ended, kill, limit, tidy, until};
 use crate::claims::{Claim, Mode, pod, snapshot};
@@ -99,7 +100,8 @@ spec: {{provider: aws, accessMode: {mode}, objectStorage: {{bucket: {bucket}}}, 
     };
     cluster.objects.apply(&odd("odd", "velero", "colour: red", "ReadWrite")).await?;
     failed(&moved(cluster, "odd", namespace, "odd").await?, "config.colour: there is no such setting")?;
-    cluster.objects.apply(&odd("readonly", "velero", "region: us-east-1", "ReadOnly")).await?;
+    let reached = format!("region: us-east-1, s3ForcePathStyle: 'true', s3Url: 'http://{NODE}:{S3_PORT}'");
+    cluster.objects.apply(&odd("readonly", "velero", &reached, "ReadOnly")).await?;
     failed(&moved(cluster, "readonly", namespace, "readonly").await?, "is read-only")?;
     tidy(cluster).await
 }
